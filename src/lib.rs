@@ -1,0 +1,20 @@
+//! Latchkey: mail passwords, one for each device, whose revocation holds everywhere at once. See ARCHITECTURE.md.
+
+pub mod grpc;
+pub mod model;
+pub mod store;
+
+/// The contract, generated from `proto/`.
+#[allow(
+    missing_debug_implementations,
+    unused_qualifications,
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code; messages that hold passwords get their Debug in grpc::redacted"
+)]
+pub mod proto {
+    tonic::include_proto!("latchkey.v1");
+
+    /// The same contract as a descriptor set, for reflection.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+}

@@ -1,0 +1,59 @@
+//! The change log: every change to a mailbox that a cache could have got wrong, in one order.
+
+use std::fmt;
+
+use sha2::{Digest, Sha256};
+
+use super::{
+    address::MailboxKey,
+    device::Generation,
+    id::{DeviceId, MailServiceId},
+};
+
+/// A position in the change log. Commit order is revision order: none appears late, none is missing.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Revision(pub u64);
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What caches know a mail service by: the first 8 bytes of SHA-256 over its id. Two that collide lose a little cache, nothing else.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ServiceKey(pub u64);
+
+impl ServiceKey {
+    pub fn of(id: &MailServiceId) -> Self {
+        let digest = Sha256::digest(id.as_str().as_bytes());
+        let mut key = [0; 8];
+        key.copy_from_slice(&digest[..8]);
+        Self(u64::from_be_bytes(key))
+    }
+}
+
+/// Which mailboxes a change concerns.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Scope {
+    Mailboxes(Vec<MailboxKey>),
+    /// All of a mail service.
+    Service(ServiceKey),
+}
+
+/// A password that a change ended: sessions opened with it are to close.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Ended {
+    pub device_id: DeviceId,
+    pub generation: Generation,
+}
+
+/// A row of the change log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Change {
+    pub revision: Revision,
+    /// Random: the same revision with another nonce is another history.
+    pub nonce: i64,
+    pub scope: Scope,
+    pub ended: Vec<Ended>,
+}

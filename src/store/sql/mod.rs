@@ -1,0 +1,38 @@
+//! The SQL that both stores share. They speak nearly the same language; what differs (the connection, the sync, the bulk import)
+//! stays in `sqlite/` and `postgres/`.
+//!
+//! Columns have types that both know: ids BLOB/BYTEA, times BIGINT microseconds since 1970, numbers BIGINT, switches BOOLEAN, the rest TEXT.
+//! Parameters are `$1`, `$2`, …; each statement starts with a comment that names the method it serves.
+
+use async_trait::async_trait;
+
+use super::{Result, StoreError};
+
+/// A parameter, or a column of a row.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Value {
+    Null,
+    Int(i64),
+    Bool(bool),
+    Text(String),
+    Bytes(Vec<u8>),
+}
+
+/// A row, its columns in the statement's order.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Row(pub Vec<Value>);
+
+/// One open transaction on one connection. Dropped before `commit`, it is rolled back; after an error too.
+#[async_trait]
+pub trait Session: Send {
+    async fn query(&mut self, sql: &'static str, parameters: &[Value]) -> Result<Vec<Row>>;
+    /// How many rows it changed.
+    async fn execute(&mut self, sql: &'static str, parameters: &[Value]) -> Result<u64>;
+    /// Its end is checked: `Ok` means that the change is there, and stays.
+    async fn commit(&mut self) -> Result<()>;
+}
+
+/// What a column that is not as the schema says means.
+pub(crate) fn corrupt(what: &str) -> StoreError {
+    StoreError::Corrupt(format!("unexpected {what}"))
+}
