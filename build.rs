@@ -18,6 +18,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     fs::write(out.join("descriptors.bin"), prost::Message::encode_to_vec(&descriptors))?;
     accept_password_bytes(&mut descriptors);
     let mut config = prost_build::Config::new();
+    // The command line finds a message's descriptor by its name, to print it as JSON.
+    config.enable_type_names();
     config.skip_debug(HOLD_PASSWORDS.map(|message| format!(".latchkey.v1.{message}")));
     tonic_prost_build::configure().compile_fds_with_config(descriptors, config)?;
     Ok(())

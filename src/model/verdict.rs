@@ -119,12 +119,13 @@ pub struct Session {
 }
 
 impl Session {
-    const VERSION: u8 = 1;
-    const HEAD_BYTES: usize = 1 + 16 + 16 + 4 + 8;
+    /// Ours, and the form's version: nothing else begins like this.
+    const MAGIC: [u8; 2] = *b"L1";
+    const HEAD_BYTES: usize = 2 + 16 + 16 + 4 + 8;
 
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(Self::HEAD_BYTES + self.address.as_str().len());
-        bytes.push(Self::VERSION);
+        bytes.extend(Self::MAGIC);
         bytes.extend(self.password.mailbox_id.0.as_bytes());
         bytes.extend(self.password.device_id.0.as_bytes());
         bytes.extend(self.password.generation.to_be_bytes());
@@ -141,13 +142,13 @@ impl Session {
         if bytes.len() > Self::HEAD_BYTES + MAX_ADDRESS_BYTES {
             return None;
         }
-        let (version, rest) = bytes.split_first()?;
+        let rest = bytes.strip_prefix(&Self::MAGIC)?;
         let (mailbox, rest) = rest.split_first_chunk::<16>()?;
         let (device, rest) = rest.split_first_chunk::<16>()?;
         let (generation, rest) = rest.split_first_chunk::<4>()?;
         let (revision, address) = rest.split_first_chunk::<8>()?;
         let address = Address::parse("session", std::str::from_utf8(address).ok()?).ok()?;
-        (*version == Self::VERSION).then_some(Self {
+        Some(Self {
             password: ProvenPassword {
                 mailbox_id: MailboxId(Uuid::from_bytes(*mailbox)),
                 device_id: DeviceId(Uuid::from_bytes(*device)),

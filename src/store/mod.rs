@@ -1,10 +1,12 @@
 //! Floor 1: what Latchkey keeps, behind one trait. SQLite for one process, PostgreSQL for any number; nothing above knows which.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
 
+pub mod postgres;
 pub mod sql;
+pub mod sqlite;
 
 use crate::model::{
     address::{Address, MailboxKey},
@@ -37,6 +39,30 @@ pub enum StoreError {
     #[error("stored data can't be read: {0}")]
     Corrupt(String),
 }
+
+/// Why a store can't be opened, and what to do.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum OpenError {
+    #[error("the data directory {} can't be used: {cause}. Make it writable for this user, or name another with --data-dir", .folder.display())]
+    DataDirectory { folder: PathBuf, cause: String },
+    #[error("the data directory {} is in use by another process: SQLite serves one. Stop that one, or use --database-url with PostgreSQL for several", .folder.display())]
+    Locked { folder: PathBuf },
+    #[error("{0}. Name another with --data-dir, or restore it from a backup")]
+    NotOurs(String),
+    #[error(
+        "the database's schema is version {found}, and this program knows up to {known}: it was made by a newer version. Run that version or a newer one"
+    )]
+    NewerSchema { found: i64, known: i64 },
+    #[error("the database can't be reached: {0}. Is it running, and is --database-url right?")]
+    Unreachable(String),
+    #[error("--database-url: {0}")]
+    Settings(String),
+    #[error("the database's schema can't be brought up to date: {0}")]
+    Migration(String),
+}
+
+/// What a generic device is called.
+pub const GENERIC_NAME: &str = "Generic password";
 
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 
@@ -103,7 +129,8 @@ pub trait Store: Send + Sync + 'static {
     fn system(&self) -> &'static str;
 }
 
-/// Whether a transaction may change something. SQLite has one writer; readers don't wait for it.
+/// Whether a transaction may change something. One that may not sees one moment throughout: what a list shows is what its etag stands for. SQLite has one
+/// writer; readers don't wait for it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mode {
     Read,
@@ -177,7 +204,8 @@ pub trait Transaction: Send {
     async fn insert_device(&mut self, device: &Device, password: &StoredPassword) -> Result<()>;
     /// Writes its name, user and limits.
     async fn update_device(&mut self, device: &Device) -> Result<()>;
-    /// Ends the current password as changed, at `now`, and puts `device` (its next generation and kind) with `password` in its place.
+    /// Ends the current password as changed, at `now`, and puts `device` (its next generation and kind) with `password` in its place. Conflict if it has none:
+    /// it was disconnected.
     async fn replace_password(&mut self, device: &Device, password: &StoredPassword, now: Timestamp) -> Result<()>;
     /// Ends a device's password as disconnected. Whether it was active.
     async fn disconnect_device(&mut self, device: DeviceId, now: Timestamp) -> Result<bool>;
@@ -293,6 +321,27 @@ pub struct Retention {
     pub passwords_per_mailbox: usize,
     pub requests_before: Timestamp,
     pub logins_before: Timestamp,
+}
+
+impl Retention {
+    /// By how long before `now` each is kept.
+    pub fn before(
+        now: Timestamp,
+        changes: Duration,
+        passwords: Duration,
+        passwords_per_mailbox: usize,
+        requests: Duration,
+        logins: Duration,
+    ) -> Self {
+        let ago = |kept: Duration| Timestamp(now.0.saturating_sub(i64::try_from(kept.as_micros()).unwrap_or(i64::MAX)));
+        Self {
+            changes_before: ago(changes),
+            passwords_before: ago(passwords),
+            passwords_per_mailbox,
+            requests_before: ago(requests),
+            logins_before: ago(logins),
+        }
+    }
 }
 
 /// One thing that `latchkey doctor` looked at.

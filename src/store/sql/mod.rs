@@ -4,9 +4,20 @@
 //! Columns have types that both know: ids BLOB/BYTEA, times BIGINT microseconds since 1970, numbers BIGINT, switches BOOLEAN, the rest TEXT.
 //! Parameters are `$1`, `$2`, …; each statement starts with a comment that names the method it serves.
 
+pub(super) mod changes;
+pub(super) mod columns;
+mod devices;
+mod directory;
+pub(super) mod events;
+mod mailboxes;
+pub(super) mod reads;
+pub(super) mod transaction;
+pub(super) mod upkeep;
+
 use async_trait::async_trait;
 
-use super::{Result, StoreError};
+pub(super) use self::columns::Columns;
+use super::Result;
 
 /// A parameter, or a column of a row.
 #[derive(Clone, PartialEq, Debug)]
@@ -19,8 +30,7 @@ pub enum Value {
 }
 
 /// A row, its columns in the statement's order.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Row(pub Vec<Value>);
+pub type Row = Vec<Value>;
 
 /// One open transaction on one connection. Dropped before `commit`, it is rolled back; after an error too.
 #[async_trait]
@@ -30,9 +40,4 @@ pub trait Session: Send {
     async fn execute(&mut self, sql: &'static str, parameters: &[Value]) -> Result<u64>;
     /// Its end is checked: `Ok` means that the change is there, and stays.
     async fn commit(&mut self) -> Result<()>;
-}
-
-/// What a column that is not as the schema says means.
-pub(crate) fn corrupt(what: &str) -> StoreError {
-    StoreError::Corrupt(format!("unexpected {what}"))
 }

@@ -1,0 +1,244 @@
+//! PostgreSQL: for any number of processes.
+
+mod connection;
+mod errors;
+mod import;
+mod session;
+mod tls;
+
+use std::{fmt, path::PathBuf};
+
+use async_trait::async_trait;
+use deadpool_postgres::Pool;
+use tracing::info;
+
+use self::{connection::Notices, session::PostgresSession};
+use super::{
+    Finding, Head, Mode, NewChange, NewMailbox, Node, OpenError, Origin, Result, Retention, Store, Transaction,
+    sql::{Row, Session, Value, changes, events, reads, transaction::SqlTransaction, upkeep},
+};
+use crate::model::{
+    address::Address,
+    change::{Change, Revision},
+    device::{Generation, KeyId, PasswordHash, StoredPassword},
+    event::LoginCount,
+    id::{DeviceId, NodeId},
+    record::MailboxRead,
+};
+
+mod embedded {
+    refinery::embed_migrations!("src/store/postgres/migrations");
+}
+
+/// One replica at a time brings the schema up to date: an arbitrary number, the same in every version.
+const MIGRATION_LOCK: &str = "SELECT pg_advisory_lock(7305808869231650145)";
+
+/// How to reach the database.
+#[derive(Clone)]
+pub struct PostgresSettings {
+    /// `postgres://user:password@host:port,host2:port2/database?sslmode=…`. Several hosts: the one that takes writes is used. `sslmode`: disable, prefer
+    /// (the default), require, or verify-full, which checks the server's certificate; `sslrootcert` names the CA's file.
+    pub url: String,
+    /// The CA that the server's certificate must come from; then it is always verified.
+    pub ca: Option<PathBuf>,
+    /// Connections at a time.
+    pub connections: usize,
+}
+
+/// See the module.
+pub struct PostgresStore {
+    pool: Pool,
+    notices: Notices,
+}
+
+impl PostgresStore {
+    /// Connects, and brings the schema up to date.
+    pub async fn open(settings: &PostgresSettings) -> Result<Self, OpenError> {
+        let (pool, notices) = connection::pool(settings)?;
+        let mut client = pool.get().await.map_err(|error| errors::open(&error))?;
+        client.batch_execute(MIGRATION_LOCK).await.map_err(|error| OpenError::Migration(errors::words(&error)))?;
+        let migrated = migrate(&mut client).await;
+        // The connection goes, and the lock with it, whatever became of the migration.
+        drop(deadpool_postgres::Object::take(client));
+        migrated?;
+        Ok(Self { pool, notices })
+    }
+
+    /// One statement, without a transaction. Once more if the connection had died while nobody used it: nothing is lost by reading twice.
+    async fn read_one(&self, sql: &'static str, parameters: &[Value]) -> Result<Vec<Row>> {
+        let client = connection::get(&self.pool).await?;
+        match session::query(&client, sql, parameters).await {
+            Err(_) if client.is_closed() => {
+                drop(client);
+                let client = connection::get(&self.pool).await?;
+                session::query(&client, sql, parameters).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// One writing statement that commits by itself.
+    async fn write_one(&self, sql: &'static str, parameters: &[Value]) -> Result<Vec<Row>> {
+        let client = connection::get(&self.pool).await?;
+        session::query(&client, sql, parameters).await
+    }
+
+    async fn session(&self, mode: Mode) -> Result<PostgresSession> {
+        PostgresSession::begin(connection::get(&self.pool).await?, self.notices.clone(), mode).await
+    }
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    async fn read_mailbox(&self, address: &Address) -> Result<MailboxRead> {
+        reads::to_mailbox_read(self.read_one(reads::READ_MAILBOX, &[address.as_str().into()]).await?)
+    }
+
+    async fn read_hash(&self, device_id: DeviceId, generation: Generation) -> Result<Option<PasswordHash>> {
+        reads::to_hash(self.read_one(reads::READ_HASH, &[device_id.into(), i64::from(generation).into()]).await?)
+    }
+
+    async fn upgrade_password(
+        &self,
+        device_id: DeviceId,
+        generation: Generation,
+        before: Option<&PasswordHash>,
+        after: &StoredPassword,
+        change: &NewChange,
+    ) -> Result<Option<Revision>> {
+        upkeep::upgrade_password(&mut self.session(Mode::Write).await?, (device_id, generation), before, after, change).await
+    }
+
+    async fn add_logins(&self, logins: &[LoginCount]) -> Result<()> {
+        // In one order, so that two replicas that write the same rows don't lock each other out.
+        let mut logins = logins.to_vec();
+        logins.sort_by_key(|login| (login.key.mailbox_id, login.key.device_id, login.key.reason as u8, login.key.protocol as u8));
+        let mut session = self.session(Mode::Write).await?;
+        events::add_logins(&mut session, &logins).await?;
+        session.commit().await
+    }
+
+    async fn begin(&self, _name: &'static str, mode: Mode) -> Result<Box<dyn Transaction>> {
+        Ok(Box::new(SqlTransaction::over(self.session(mode).await?)))
+    }
+
+    async fn import(&self, mailboxes: &[NewMailbox], origin: &Origin) -> Result<Vec<bool>> {
+        import::import(self.session(Mode::Write).await?, mailboxes, origin).await
+    }
+
+    async fn join(&self, node: &Node) -> Result<()> {
+        self.write_one(upkeep::JOIN, &upkeep::join_parameters(node)).await.map(drop)
+    }
+
+    async fn leave(&self, node_id: NodeId) -> Result<()> {
+        self.write_one(upkeep::LEAVE, &[node_id.into()]).await.map(drop)
+    }
+
+    async fn sync(&self, node_id: NodeId, renewals: u64, applied: Revision) -> Result<Option<Head>> {
+        upkeep::to_head(self.write_one(upkeep::SYNC, &[node_id.into(), upkeep::renewals(renewals), applied.into()]).await?)
+    }
+
+    async fn head(&self, applied: Revision) -> Result<Head> {
+        let head = upkeep::to_head(self.read_one(upkeep::HEAD, &[applied.into()]).await?)?;
+        head.ok_or_else(|| super::sql::columns::corrupt("the log's head"))
+    }
+
+    async fn changes(&self, after: Revision, up_to: Revision, limit: usize) -> Result<Vec<Change>> {
+        let client = connection::get(&self.pool).await?;
+        changes::changes(&mut session::Single(client), after, up_to, limit).await
+    }
+
+    async fn nodes(&self) -> Result<Vec<Node>> {
+        self.read_one(upkeep::NODES, &[]).await?.into_iter().map(upkeep::to_node).collect()
+    }
+
+    async fn remove_node(&self, node_id: NodeId, renewals: u64) -> Result<bool> {
+        let client = connection::get(&self.pool).await?;
+        let removed = session::execute(&client, upkeep::REMOVE_NODE, &[node_id.into(), upkeep::renewals(renewals)]).await?;
+        Ok(removed > 0)
+    }
+
+    async fn trim(&self, limits: &Retention) -> Result<u64> {
+        upkeep::trim(&mut self.session(Mode::Write).await?, limits).await
+    }
+
+    async fn pepper_checks(&self) -> Result<Vec<(KeyId, [u8; 32])>> {
+        self.read_one(upkeep::PEPPER_CHECKS, &[]).await?.into_iter().map(upkeep::to_pepper_check).collect()
+    }
+
+    async fn add_pepper_check(&self, key: KeyId, check: [u8; 32]) -> Result<()> {
+        self.write_one(upkeep::ADD_PEPPER_CHECK, &[key.into(), check.to_vec().into()]).await.map(drop)
+    }
+
+    async fn ping(&self) -> Result<()> {
+        self.read_one("/* ping */ SELECT 1::BIGINT", &[]).await.map(drop)
+    }
+
+    async fn examine(&self) -> Result<Vec<Finding>> {
+        let ask = async |sql| upkeep::first_text(self.read_one(sql, &[]).await?);
+        let version = ask("/* examine */ SELECT current_setting('server_version')").await?;
+        let standbys = ask("/* examine */ SELECT current_setting('synchronous_standby_names')").await?;
+        let commit = ask("/* examine */ SELECT current_setting('synchronous_commit')").await?;
+        let fsync = ask("/* examine */ SELECT current_setting('fsync')").await?;
+        let tls = ask("/* examine */ SELECT COALESCE((SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()), FALSE)").await?;
+        let advised = |what, found: String, advice: Option<&str>| Finding { what, found, advice: advice.map(str::to_owned) };
+        Ok(vec![
+            advised("database", format!("PostgreSQL {version}"), None),
+            advised(
+                "synchronous replication",
+                if standbys.is_empty() { "none".to_owned() } else { format!("to {standbys}") },
+                standbys.is_empty().then_some(
+                    "A failover could lose revocations that were answered as done: set synchronous_standby_names, or have no standby to promote.",
+                ),
+            ),
+            advised(
+                "synchronous_commit",
+                commit.clone(),
+                matches!(commit.as_str(), "off" | "local")
+                    .then_some("A crash could lose revocations that were answered as done: set synchronous_commit to on."),
+            ),
+            advised("fsync", fsync.clone(), (fsync != "on").then_some("A crash could damage the database: set fsync to on.")),
+            advised(
+                "TLS to the database",
+                tls.clone(),
+                (tls != "on").then_some("If the database is on another host, add sslmode=verify-full to --database-url."),
+            ),
+        ])
+    }
+
+    fn system(&self) -> &'static str {
+        "postgresql"
+    }
+}
+
+impl fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresStore").field("pool", &self.pool.status()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for PostgresSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The URL may hold a password.
+        f.debug_struct("PostgresSettings").field("ca", &self.ca).field("connections", &self.connections).finish_non_exhaustive()
+    }
+}
+
+async fn migrate(client: &mut deadpool_postgres::Object) -> Result<(), OpenError> {
+    let runner = embedded::migrations::runner();
+    let known = runner.get_migrations().iter().map(|migration| i64::from(migration.version())).max().unwrap_or(0);
+    let exists = "SELECT to_regclass('refinery_schema_history') IS NOT NULL";
+    let failed = |error: tokio_postgres::Error| OpenError::Migration(errors::words(&error));
+    if client.query_one(exists, &[]).await.map_err(failed)?.get(0) {
+        let highest = "SELECT COALESCE(max(version), 0)::BIGINT FROM refinery_schema_history";
+        let found: i64 = client.query_one(highest, &[]).await.map_err(failed)?.get(0);
+        if found > known {
+            return Err(OpenError::NewerSchema { found, known });
+        }
+    }
+    let report = runner.run_async(&mut ***client).await.map_err(|error| OpenError::Migration(error.to_string()))?;
+    for migration in report.applied_migrations() {
+        info!(%migration, "the database's schema was brought up to date");
+    }
+    Ok(())
+}

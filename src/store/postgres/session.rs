@@ -1,0 +1,166 @@
+//! Statements on a connection, and one transaction.
+
+use async_trait::async_trait;
+use bytes::BytesMut;
+use deadpool_postgres::Object;
+use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
+
+use super::{connection::Notices, errors};
+use crate::store::{
+    Mode, Result, StoreError,
+    sql::{Row, Session, Value},
+};
+
+/// One transaction. Dropped before its commit, it is rolled back behind the caller's back; a connection goes back to the pool only then, or is closed.
+pub(super) struct PostgresSession {
+    client: Option<Object>,
+    notices: Notices,
+}
+
+impl PostgresSession {
+    pub(super) async fn begin(client: Object, notices: Notices, mode: Mode) -> Result<Self> {
+        let begin = match mode {
+            Mode::Read => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+            // Under a lock that was waited for, a statement has to see what the one before left.
+            Mode::Write => "BEGIN ISOLATION LEVEL READ COMMITTED",
+        };
+        client.batch_execute(begin).await.map_err(|error| errors::store(&error))?;
+        Ok(Self { client: Some(client), notices })
+    }
+
+    pub(super) fn client(&self) -> Result<&Object> {
+        self.client.as_ref().ok_or_else(|| StoreError::Unavailable("the transaction has ended".to_owned()))
+    }
+}
+
+#[async_trait]
+impl Session for PostgresSession {
+    async fn query(&mut self, sql: &'static str, parameters: &[Value]) -> Result<Vec<Row>> {
+        query(self.client()?, sql, parameters).await
+    }
+
+    async fn execute(&mut self, sql: &'static str, parameters: &[Value]) -> Result<u64> {
+        execute(self.client()?, sql, parameters).await
+    }
+
+    /// A COMMIT that the server answers with ROLLBACK looks like success to the driver, and so does one whose wait for a standby was cancelled. So the transaction's own
+    /// status is asked for afterwards, and the server's warnings are counted.
+    async fn commit(&mut self) -> Result<()> {
+        let warnings = self.notices.uncertain_commits();
+        let client = self.client()?;
+        let sql = "/* commit */ SELECT pg_current_xact_id_if_assigned()::TEXT";
+        let transaction = query(client, sql, &[]).await?.pop().and_then(|mut row| row.pop());
+        client.batch_execute("COMMIT").await.map_err(|error| errors::commit(&error))?;
+        if let Some(Value::Text(transaction)) = transaction {
+            let sql = "/* commit */ SELECT pg_xact_status($1::TEXT::xid8)";
+            let unknown = |_| StoreError::OutcomeUnknown("the commit's end could not be read".to_owned());
+            let status = query(client, sql, &[Value::Text(transaction)]).await.map_err(unknown)?;
+            match status.into_iter().next().and_then(|row| row.into_iter().next()) {
+                Some(Value::Text(status)) if status == "committed" => (),
+                Some(Value::Text(status)) if status == "aborted" => {
+                    return Err(StoreError::Conflict("the database rolled the transaction back".to_owned()));
+                }
+                _ => return Err(StoreError::OutcomeUnknown("the commit's end is not known".to_owned())),
+            }
+        }
+        if self.notices.uncertain_commits() != warnings {
+            return Err(StoreError::OutcomeUnknown("the wait for the standby was cancelled".to_owned()));
+        }
+        // Back to the pool.
+        self.client = None;
+        Ok(())
+    }
+}
+
+impl Drop for PostgresSession {
+    fn drop(&mut self) {
+        let Some(client) = self.client.take() else {
+            return;
+        };
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            // Closing it rolls back too.
+            drop(Object::take(client));
+            return;
+        };
+        runtime.spawn(async move {
+            if client.batch_execute("ROLLBACK").await.is_err() {
+                drop(Object::take(client));
+            }
+        });
+    }
+}
+
+/// Statements where a session is asked for; each commits by itself. Enough for reading: READ COMMITTED gives each its own snapshot in a transaction, too.
+pub(super) struct Single(pub(super) Object);
+
+#[async_trait]
+impl Session for Single {
+    async fn query(&mut self, sql: &'static str, parameters: &[Value]) -> Result<Vec<Row>> {
+        query(&self.0, sql, parameters).await
+    }
+
+    async fn execute(&mut self, sql: &'static str, parameters: &[Value]) -> Result<u64> {
+        execute(&self.0, sql, parameters).await
+    }
+
+    async fn commit(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+pub(super) async fn query(client: &Object, sql: &'static str, parameters: &[Value]) -> Result<Vec<Row>> {
+    let statement = client.prepare_cached(sql).await.map_err(|error| errors::store(&error))?;
+    let rows = client.query(&statement, &references(parameters)).await.map_err(|error| errors::store(&error))?;
+    let to_row = |row: &tokio_postgres::Row| (0..row.len()).map(|column| row.try_get(column)).collect::<Result<Row, _>>();
+    rows.iter().map(|row| to_row(row).map_err(|error| StoreError::Corrupt(errors::words(&error)))).collect()
+}
+
+pub(super) async fn execute(client: &Object, sql: &'static str, parameters: &[Value]) -> Result<u64> {
+    let statement = client.prepare_cached(sql).await.map_err(|error| errors::store(&error))?;
+    client.execute(&statement, &references(parameters)).await.map_err(|error| errors::store(&error))
+}
+
+fn references(parameters: &[Value]) -> Vec<&(dyn ToSql + Sync)> {
+    parameters.iter().map(|parameter| parameter as &(dyn ToSql + Sync)).collect()
+}
+
+type Foreign = Box<dyn std::error::Error + Sync + Send>;
+
+impl ToSql for Value {
+    fn to_sql(&self, ty: &Type, out: &mut BytesMut) -> Result<IsNull, Foreign> {
+        match self {
+            Self::Null => Ok(IsNull::Yes),
+            Self::Int(number) if *ty == Type::INT4 => i32::try_from(*number)?.to_sql(ty, out),
+            Self::Int(number) => number.to_sql(ty, out),
+            Self::Bool(switch) => switch.to_sql(ty, out),
+            Self::Text(text) => text.to_sql(ty, out),
+            Self::Bytes(bytes) => bytes.to_sql(ty, out),
+        }
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        matches!(*ty, Type::INT8 | Type::INT4 | Type::BOOL | Type::TEXT | Type::VARCHAR | Type::BYTEA)
+    }
+
+    to_sql_checked!();
+}
+
+impl<'a> FromSql<'a> for Value {
+    fn from_sql(ty: &Type, raw: &'a [u8]) -> Result<Self, Foreign> {
+        Ok(match *ty {
+            Type::INT8 => Self::Int(i64::from_sql(ty, raw)?),
+            Type::INT4 => Self::Int(i32::from_sql(ty, raw)?.into()),
+            Type::BOOL => Self::Bool(bool::from_sql(ty, raw)?),
+            Type::BYTEA => Self::Bytes(<&[u8]>::from_sql(ty, raw)?.to_vec()),
+            _ => Self::Text(<&str>::from_sql(ty, raw)?.to_owned()),
+        })
+    }
+
+    fn from_sql_null(_: &Type) -> Result<Self, Foreign> {
+        Ok(Self::Null)
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        <Self as ToSql>::accepts(ty)
+    }
+}

@@ -1,0 +1,132 @@
+//! The change log, and the requests that were answered.
+
+use uuid::Uuid;
+
+use super::{
+    Columns, Row, Session, Value,
+    columns::{corrupt, size},
+    events::insert_event,
+};
+use crate::{
+    model::{
+        address::MailboxKey,
+        change::{Change, Ended, Revision, Scope, ServiceKey},
+        clock::Timestamp,
+        id::{DeviceId, RequestId},
+    },
+    store::{NewChange, Request, Result},
+};
+
+const KEY_BYTES: usize = 16;
+const ENDED_BYTES: usize = 20;
+
+/// Takes the next revision: the counter's row is locked from here to the commit, so revisions are committed in their order.
+pub(in crate::store) async fn append_change(s: &mut dyn Session, change: &NewChange) -> Result<Revision> {
+    let sql = "/* append_change */ UPDATE change_head SET revision = revision + 1 WHERE id = 1 RETURNING revision";
+    let row = s.query(sql, &[]).await?.into_iter().next().ok_or_else(|| corrupt("the log's head"))?;
+    let revision = Columns::of(row).revision()?;
+    let sql = "/* append_change */ INSERT INTO change_log (revision, nonce, time, service, mailboxes, ended) \
+               VALUES ($1, $2, $3, $4, $5, $6)";
+    let (service, mailboxes) = from_scope(&change.scope);
+    let parameters =
+        [revision.into(), change.nonce.into(), change.time.into(), service, mailboxes, Value::Bytes(from_ended(&change.ended))];
+    s.execute(sql, &parameters).await?;
+    for event in &change.events {
+        insert_event(s, event, revision).await?;
+    }
+    for ended in &change.ended {
+        let sql =
+            "/* append_change */ UPDATE device SET end_revision = $3 WHERE device_id = $1 AND generation = $2 AND state > 0";
+        s.execute(sql, &[ended.device_id.into(), i64::from(ended.generation).into(), revision.into()]).await?;
+    }
+    Ok(revision)
+}
+
+pub(in crate::store) async fn changes(
+    s: &mut dyn Session,
+    after: Revision,
+    up_to: Revision,
+    limit: usize,
+) -> Result<Vec<Change>> {
+    let sql = "/* changes */ SELECT revision, nonce, service, mailboxes, ended FROM change_log \
+               WHERE revision > $1 AND revision <= $2 ORDER BY revision LIMIT $3";
+    s.query(sql, &[after.into(), up_to.into(), size(limit)]).await?.into_iter().map(to_change).collect()
+}
+
+pub(super) async fn revision(s: &mut dyn Session) -> Result<Revision> {
+    let sql = "/* revision */ SELECT revision FROM change_head WHERE id = 1";
+    let row = s.query(sql, &[]).await?.into_iter().next().ok_or_else(|| corrupt("the log's head"))?;
+    Columns::of(row).revision()
+}
+
+pub(super) async fn request(s: &mut dyn Session, caller: &str, id: &RequestId) -> Result<Option<Request>> {
+    let sql =
+        "/* request */ SELECT fingerprint, device_id, revision, count, time FROM request WHERE caller = $1 AND request_id = $2";
+    s.query(sql, &[caller.into(), id.as_str().into()]).await?.into_iter().next().map(to_request).transpose()
+}
+
+pub(super) async fn insert_request(s: &mut dyn Session, caller: &str, id: &RequestId, request: &Request) -> Result<()> {
+    let sql = "/* insert_request */ INSERT INTO request (caller, request_id, fingerprint, device_id, revision, count, time) \
+               VALUES ($1, $2, $3, $4, $5, $6, $7)";
+    let parameters = [
+        caller.into(),
+        id.as_str().into(),
+        request.fingerprint.to_vec().into(),
+        request.device_id.into(),
+        request.revision.into(),
+        i64::from(request.count).into(),
+        request.time.into(),
+    ];
+    s.execute(sql, &parameters).await?;
+    Ok(())
+}
+
+fn from_scope(scope: &Scope) -> (Value, Value) {
+    match scope {
+        Scope::Mailboxes(keys) => (Value::Null, Value::Bytes(keys.iter().flat_map(|key| key.0).collect())),
+        Scope::Service(ServiceKey(key)) => (Value::Bytes(key.to_be_bytes().to_vec()), Value::Bytes(vec![])),
+    }
+}
+
+fn from_ended(ended: &[Ended]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(ended.len() * ENDED_BYTES);
+    for Ended { device_id, generation } in ended {
+        bytes.extend(device_id.0.as_bytes());
+        bytes.extend(generation.to_be_bytes());
+    }
+    bytes
+}
+
+fn to_change(row: Row) -> Result<Change> {
+    let mut columns = Columns::of(row);
+    let (revision, nonce) = (columns.revision()?, columns.int()?);
+    let (service, mailboxes, ended) = (columns.optional_bytes()?, columns.bytes()?, columns.bytes()?);
+    let scope = match service {
+        Some(key) => Scope::Service(ServiceKey(u64::from_be_bytes(key.try_into().map_err(|_| corrupt("a mail service's key"))?))),
+        None => {
+            let (keys, []) = mailboxes.as_chunks::<KEY_BYTES>() else {
+                return Err(corrupt("mailboxes' keys"));
+            };
+            Scope::Mailboxes(keys.iter().map(|key| MailboxKey(*key)).collect())
+        }
+    };
+    let (rows, []) = ended.as_chunks::<ENDED_BYTES>() else {
+        return Err(corrupt("ended passwords"));
+    };
+    let ended = rows.iter().map(|[id @ .., a, b, c, d]| Ended {
+        device_id: DeviceId(Uuid::from_bytes(*id)),
+        generation: u32::from_be_bytes([*a, *b, *c, *d]),
+    });
+    Ok(Change { revision, nonce, scope, ended: ended.collect() })
+}
+
+fn to_request(row: Row) -> Result<Request> {
+    let mut columns = Columns::of(row);
+    Ok(Request {
+        fingerprint: columns.array()?,
+        device_id: columns.optional_uuid()?.map(DeviceId),
+        revision: columns.revision()?,
+        count: columns.unsigned()?,
+        time: Timestamp(columns.int()?),
+    })
+}

@@ -1,0 +1,297 @@
+//! SQLite, bundled: one process, one file, durable. One writer at a time; readers don't wait for it (WAL).
+
+mod connection;
+mod errors;
+
+use std::{
+    fmt,
+    fs::{self, File, OpenOptions, TryLockError},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+
+use self::connection::{Connections, SqliteSession};
+use super::{
+    Finding, Head, Mode, NewChange, NewMailbox, Node, OpenError, Origin, Result, Retention, Store, Transaction,
+    sql::{Session, Value, changes, events, reads, transaction::SqlTransaction, upkeep},
+};
+use crate::model::{
+    address::Address,
+    change::{Change, Revision, Scope},
+    device::{Device, DeviceKind, DeviceName, Generation, KeyId, Limits, PasswordHash, StoredPassword, Tag},
+    directory::Mailbox,
+    event::{Event, EventKind, LoginCount},
+    id::{DeviceId, EventId, MailboxId, NodeId, OrganizationId},
+    record::MailboxRead,
+};
+
+const FILE: &str = "latchkey.db";
+const LOCK: &str = "latchkey.lock";
+const MIB: u64 = 1 << 20;
+/// Free bytes below which an operator is told: the log of one large import, and a day to act.
+const LITTLE_DISK: u64 = 1_024 * MIB;
+
+mod embedded {
+    refinery::embed_migrations!("src/store/sqlite/migrations");
+}
+
+/// See the module.
+pub struct SqliteStore {
+    connections: Arc<Connections>,
+    file: PathBuf,
+    /// Held as long as the store: one process at a time.
+    _lock: File,
+}
+
+impl SqliteStore {
+    /// Opens the store in a folder, which is made if it is not there; its schema is brought up to date.
+    pub fn open(folder: &Path) -> Result<Self, OpenError> {
+        let unusable = |cause: std::io::Error| OpenError::DataDirectory { folder: folder.to_owned(), cause: cause.to_string() };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(unusable)?;
+        let lock = OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(folder.join(LOCK));
+        let lock = lock.map_err(unusable)?;
+        match lock.try_lock() {
+            Ok(()) => (),
+            Err(TryLockError::WouldBlock) => return Err(OpenError::Locked { folder: folder.to_owned() }),
+            Err(TryLockError::Error(cause)) => return Err(unusable(cause)),
+        }
+        let file = folder.join(FILE);
+        // Made here, so that it is never readable by others, not even for a moment.
+        OpenOptions::new().create(true).append(true).mode(0o600).open(&file).map_err(unusable)?;
+        migrate(&file)?;
+        let connections = Connections::open(&file).map_err(|error| errors::open(&file, &error))?;
+        Ok(Self { connections: Arc::new(connections), file, _lock: lock })
+    }
+
+    async fn session(&self, mode: Mode) -> Result<SqliteSession> {
+        match mode {
+            Mode::Read => SqliteSession::read(&self.connections).await,
+            Mode::Write => SqliteSession::write(&self.connections).await,
+        }
+    }
+
+    /// One statement in a transaction of its own.
+    async fn write_one(&self, sql: &'static str, parameters: &[Value]) -> Result<u64> {
+        let mut session = self.session(Mode::Write).await?;
+        let changed = session.execute(sql, parameters).await?;
+        session.commit().await?;
+        Ok(changed)
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn read_mailbox(&self, address: &Address) -> Result<MailboxRead> {
+        reads::to_mailbox_read(self.connections.query_now(reads::READ_MAILBOX, &[address.as_str().into()])?)
+    }
+
+    async fn read_hash(&self, device_id: DeviceId, generation: Generation) -> Result<Option<PasswordHash>> {
+        let parameters = [device_id.into(), i64::from(generation).into()];
+        reads::to_hash(self.connections.query_now(reads::READ_HASH, &parameters)?)
+    }
+
+    async fn upgrade_password(
+        &self,
+        device_id: DeviceId,
+        generation: Generation,
+        before: Option<&PasswordHash>,
+        after: &StoredPassword,
+        change: &NewChange,
+    ) -> Result<Option<Revision>> {
+        let mut session = self.session(Mode::Write).await?;
+        upkeep::upgrade_password(&mut session, (device_id, generation), before, after, change).await
+    }
+
+    async fn add_logins(&self, logins: &[LoginCount]) -> Result<()> {
+        let mut session = self.session(Mode::Write).await?;
+        events::add_logins(&mut session, logins).await?;
+        session.commit().await
+    }
+
+    async fn begin(&self, _name: &'static str, mode: Mode) -> Result<Box<dyn Transaction>> {
+        Ok(Box::new(SqlTransaction::over(self.session(mode).await?)))
+    }
+
+    async fn import(&self, mailboxes: &[NewMailbox], origin: &Origin) -> Result<Vec<bool>> {
+        let mut tx = SqlTransaction::over(self.session(Mode::Write).await?);
+        let mut made = Vec::with_capacity(mailboxes.len());
+        let mut change =
+            NewChange { nonce: origin.nonce, time: origin.time, scope: Scope::Mailboxes(vec![]), ended: vec![], events: vec![] };
+        let mut keys = Vec::new();
+        for new in mailboxes {
+            let is_new = tx.mailbox(&new.address).await?.is_none();
+            made.push(is_new);
+            if is_new {
+                import_one(&mut tx, new, origin).await?;
+                change.events.push(imported_event(new, origin));
+                keys.push(new.key);
+            }
+        }
+        if !keys.is_empty() {
+            change.scope = Scope::Mailboxes(keys);
+            tx.append_change(&change).await?;
+            Box::new(tx).commit().await?;
+        }
+        Ok(made)
+    }
+
+    async fn join(&self, node: &Node) -> Result<()> {
+        let mut session = self.session(Mode::Write).await?;
+        // There is one process: whatever row is there is a dead one's.
+        session.execute("/* join */ DELETE FROM node", &[]).await?;
+        session.execute(upkeep::JOIN, &upkeep::join_parameters(node)).await?;
+        session.commit().await
+    }
+
+    async fn leave(&self, node_id: NodeId) -> Result<()> {
+        self.write_one(upkeep::LEAVE, &[node_id.into()]).await.map(drop)
+    }
+
+    /// One process needs no row to be waited for: what it has applied it knows itself. So a sync reads the head, and writes nothing.
+    async fn sync(&self, _node_id: NodeId, _renewals: u64, applied: Revision) -> Result<Option<Head>> {
+        upkeep::to_head(self.connections.query_now(upkeep::HEAD, &[applied.into()])?)
+    }
+
+    async fn head(&self, applied: Revision) -> Result<Head> {
+        let head = upkeep::to_head(self.connections.query_now(upkeep::HEAD, &[applied.into()])?)?;
+        head.ok_or_else(|| super::sql::columns::corrupt("the log's head"))
+    }
+
+    async fn changes(&self, after: Revision, up_to: Revision, limit: usize) -> Result<Vec<Change>> {
+        let mut session = self.session(Mode::Read).await?;
+        changes::changes(&mut session, after, up_to, limit).await
+    }
+
+    async fn nodes(&self) -> Result<Vec<Node>> {
+        self.connections.query_now(upkeep::NODES, &[])?.into_iter().map(upkeep::to_node).collect()
+    }
+
+    async fn remove_node(&self, node_id: NodeId, renewals: u64) -> Result<bool> {
+        Ok(self.write_one(upkeep::REMOVE_NODE, &[node_id.into(), upkeep::renewals(renewals)]).await? > 0)
+    }
+
+    async fn trim(&self, limits: &Retention) -> Result<u64> {
+        upkeep::trim(&mut self.session(Mode::Write).await?, limits).await
+    }
+
+    async fn pepper_checks(&self) -> Result<Vec<(KeyId, [u8; 32])>> {
+        self.connections.query_now(upkeep::PEPPER_CHECKS, &[])?.into_iter().map(upkeep::to_pepper_check).collect()
+    }
+
+    async fn add_pepper_check(&self, key: KeyId, check: [u8; 32]) -> Result<()> {
+        self.write_one(upkeep::ADD_PEPPER_CHECK, &[key.into(), check.to_vec().into()]).await.map(drop)
+    }
+
+    async fn ping(&self) -> Result<()> {
+        self.head(Revision::default()).await.map(drop)
+    }
+
+    async fn examine(&self) -> Result<Vec<Finding>> {
+        let mut session = self.session(Mode::Read).await?;
+        let mut ask = async |sql| upkeep::first_text(session.query(sql, &[]).await?);
+        let integrity = ask("PRAGMA quick_check(1)").await?;
+        let journal = ask("PRAGMA journal_mode").await?;
+        let bytes = fs::metadata(&self.file).map_or(0, |metadata| metadata.len());
+        let disk = rustix::fs::statvfs(&self.file).map_or(0, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+        let (is_sound, is_wal) = (integrity == "ok", journal == "wal");
+        Ok(vec![
+            Finding { what: "database", found: format!("SQLite, {} ({} KiB)", self.file.display(), bytes / 1_024), advice: None },
+            Finding {
+                what: "integrity",
+                found: integrity,
+                advice: (!is_sound).then(|| "Stop the server and restore the file from a backup.".to_owned()),
+            },
+            Finding {
+                what: "journal mode",
+                found: journal,
+                advice: (!is_wal).then(|| {
+                    "Write-ahead logging did not work: is the folder on a network file system? Put it on a local disk.".to_owned()
+                }),
+            },
+            Finding {
+                what: "free disk",
+                found: format!("{} MiB", disk / MIB),
+                advice: (disk < LITTLE_DISK)
+                    .then(|| "Make room: when the disk is full, nothing can be changed or revoked.".to_owned()),
+            },
+        ])
+    }
+
+    fn system(&self) -> &'static str {
+        "sqlite"
+    }
+}
+
+impl fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqliteStore").field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
+fn migrate(file: &Path) -> Result<(), OpenError> {
+    let mut connection = connection::open(file).map_err(|error| errors::open(file, &error))?;
+    let runner = embedded::migrations::runner();
+    let known = runner.get_migrations().iter().map(|migration| i64::from(migration.version())).max().unwrap_or(0);
+    let found = connection
+        .query_row("SELECT max(version) FROM refinery_schema_history", [], |row| row.get::<_, Option<i64>>(0))
+        .ok()
+        .flatten()
+        .unwrap_or(0);
+    if found > known {
+        return Err(OpenError::NewerSchema { found, known });
+    }
+    runner.run(&mut connection).map_err(|error| OpenError::Migration(error.to_string())).map(drop)
+}
+
+async fn import_one(tx: &mut SqlTransaction<SqliteSession>, new: &NewMailbox, origin: &Origin) -> Result<()> {
+    let mailbox = Mailbox {
+        mailbox_id: new.mailbox_id,
+        address: new.address.clone(),
+        mail_service_id: new.mail_service_id.clone(),
+        // Not a column of the mailbox's.
+        organization_id: OrganizationId::from_store(String::new()),
+        suspended: false,
+        generic_login: true,
+        service_generic_login: true,
+        device_version: 1,
+        create_time: origin.time,
+    };
+    tx.insert_mailbox(&mailbox).await?;
+    let Some((device_id, hash)) = &new.generic else {
+        return Ok(());
+    };
+    let device = Device {
+        device_id: *device_id,
+        mailbox_id: new.mailbox_id,
+        name: DeviceName::from_store(super::GENERIC_NAME.to_owned()),
+        kind: DeviceKind::Generic,
+        generation: 1,
+        user: None,
+        limits: Limits::default(),
+        create_time: origin.time,
+        disconnection: None,
+        last_use: None,
+    };
+    let password = StoredPassword { tag: Tag::Unknown, key: KeyId(0), hash: Some(hash.clone()) };
+    tx.insert_device(&device, &password).await
+}
+
+fn imported_event(new: &NewMailbox, origin: &Origin) -> Event {
+    Event {
+        event_id: EventId::new(origin.time),
+        mailbox_id: MailboxId(new.mailbox_id.0),
+        time: origin.time,
+        kind: EventKind::MailboxImported,
+        device_id: None,
+        device_name: String::new(),
+        actor: origin.actor.clone(),
+        caller: origin.caller.clone(),
+        peer: origin.peer.clone(),
+        revision: Revision::default(),
+        detail: String::new(),
+        logins: None,
+    }
+}

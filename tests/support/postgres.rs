@@ -1,0 +1,155 @@
+//! PostgreSQL, started for real: one cluster a test process, one database a test. A guard process stops it and removes it when the test process ends, however that is.
+
+use std::{
+    io::{BufRead, BufReader},
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use tempfile::TempDir;
+use tokio::sync::OnceCell;
+use tokio_postgres::NoTls;
+
+/// A database of a test's own. Removed with its cluster.
+pub struct TestDatabase {
+    pub url: String,
+    pub name: String,
+}
+
+static SHARED: OnceCell<Cluster> = OnceCell::const_new();
+static NEXT: AtomicU32 = AtomicU32::new(1);
+
+/// A new database in the cluster that this test process shares.
+pub async fn fresh_database() -> TestDatabase {
+    let cluster = SHARED.get_or_init(|| async { Cluster::start(&["fsync=off", "synchronous_commit=off"]).await }).await;
+    cluster.database().await
+}
+
+/// A cluster.
+pub struct Cluster {
+    folder: TempDir,
+    port: u16,
+    /// Stops the server when its standard input closes.
+    guard: Option<Child>,
+    settings: Vec<String>,
+}
+
+impl Cluster {
+    /// A cluster with these settings (`name=value`), durable unless they say otherwise.
+    pub async fn start(settings: &[&str]) -> Self {
+        let folder = tempfile::Builder::new().prefix("latchkey-postgres-").tempdir_in("/tmp").expect("a folder in /tmp");
+        let data = folder.path().join("data");
+        std::fs::create_dir(&data).expect("a folder");
+        if is_root() {
+            for path in [folder.path(), &data] {
+                run(Command::new("chown").arg("postgres").arg(path));
+            }
+        }
+        let mut initdb = as_postgres(&binary("initdb"));
+        initdb.args(["--auth=trust", "--username=latchkey", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync", "--pgdata"]);
+        run(initdb.arg(&data));
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port();
+        let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
+        let mut cluster = Self { folder, port, guard: None, settings };
+        cluster.resume().await;
+        cluster
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    pub fn url(&self, database: &str) -> String {
+        format!("postgres://latchkey@127.0.0.1:{}/{database}?sslmode=disable", self.port)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// A connection of the test's own.
+    pub async fn client(&self, database: &str) -> tokio_postgres::Client {
+        connect(&self.url(database)).await.expect("the server runs")
+    }
+
+    pub async fn database(&self) -> TestDatabase {
+        let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let client = self.client("postgres").await;
+        client.batch_execute(&format!("CREATE DATABASE {name}")).await.expect("a database is made");
+        TestDatabase { url: self.url(&name), name }
+    }
+
+    /// Starts the server again after [`Self::stop`].
+    pub async fn resume(&mut self) {
+        assert!(self.guard.is_none(), "it runs");
+        let mut server = vec![
+            format!("listen_addresses=127.0.0.1"),
+            format!("port={}", self.port),
+            format!("unix_socket_directories={}", self.folder.path().display()),
+            "shared_buffers=64MB".to_owned(),
+            "max_connections=200".to_owned(),
+        ];
+        server.extend(self.settings.iter().cloned());
+        let settings: Vec<String> = server.into_iter().map(|setting| format!("-c{setting}")).collect();
+        // The guard waits for its standard input to close, which the end of the test process does.
+        let script = r#"data=$1; shift; "$@" >>"$data/server.log" 2>&1 & server=$!; echo started; cat >/dev/null; kill -INT $server 2>/dev/null; wait $server"#;
+        let mut guard = as_postgres(Path::new("/bin/sh"));
+        guard.args(["-c", script, "guard"]).arg(self.data()).arg(binary("postgres")).arg("-D").arg(self.data()).args(settings);
+        let mut guard = guard.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a shell");
+        let mut line = String::new();
+        BufReader::new(guard.stdout.take().expect("piped")).read_line(&mut line).expect("it says that it has started");
+        self.guard = Some(guard);
+        while connect(&self.url("postgres")).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Stops the server, as `pg_ctl stop -m fast` does.
+    pub fn stop(&mut self) {
+        if let Some(mut guard) = self.guard.take() {
+            drop(guard.stdin.take());
+            guard.wait().expect("it ends");
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+async fn connect(url: &str) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+/// One of the server's programs, from Debian's package: not from the PATH, where another build may stand.
+fn binary(name: &str) -> PathBuf {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL is installed (scripts/test does it)");
+    let found = versions.flatten().map(|version| version.path().join("bin").join(name)).filter(|path| path.exists()).max();
+    found.expect("PostgreSQL's server is installed")
+}
+
+/// PostgreSQL does not run as root.
+fn as_postgres(program: &Path) -> Command {
+    if !is_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]).arg(program);
+    command.current_dir("/");
+    command
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().expect("it runs");
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
