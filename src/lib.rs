@@ -1,7 +1,9 @@
 //! Latchkey: mail passwords, one for each device, whose revocation holds everywhere at once. See ARCHITECTURE.md.
 
 pub mod grpc;
+pub mod hashing;
 pub mod model;
+pub mod passwords;
 pub mod store;
 
 /// The contract, generated from `proto/`.
