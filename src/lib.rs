@@ -1,10 +1,14 @@
 //! Latchkey: mail passwords, one for each device, whose revocation holds everywhere at once. See ARCHITECTURE.md.
 
+pub mod cache;
+pub mod feed;
 pub mod grpc;
 pub mod hashing;
+pub mod history;
 pub mod model;
 pub mod passwords;
 pub mod store;
+pub mod throttle;
 
 /// The contract, generated from `proto/`.
 #[allow(

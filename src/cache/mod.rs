@@ -1,0 +1,14 @@
+//! Floor 2: what makes a warm login cheap. Two things, kept apart (DESIGN.md §5): mailboxes' records, whose authority can end at any moment, and
+//! memos, which are true for ever.
+
+mod generations;
+pub mod mailboxes;
+pub mod memos;
+
+/// What threads share memory by. The interleaving tests compile `mailboxes.rs` over shuttle's instead (`tests/interleavings`).
+mod sync {
+    pub(super) use std::sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    };
+}

@@ -1,0 +1,76 @@
+//! The lease: until when this process may answer from its cache.
+
+use std::{
+    sync::atomic::{AtomicI64, AtomicU64, Ordering},
+    time::Duration,
+};
+
+use crate::model::clock::{BootTime, Timestamp};
+
+/// How much faster or slower than another a clock may run, in a thousand: all that is trusted about clocks (DESIGN.md §6).
+pub const DRIFT_PER_MILLE: u32 = 10;
+/// What is added on the waiting side, for scheduling and rounding.
+pub const MARGIN: Duration = Duration::from_millis(250);
+
+/// How long a sync's lease lasts, from just before the sync: `L (1 - e)`.
+pub fn held(lease: Duration) -> Duration {
+    lease * (1_000 - DRIFT_PER_MILLE) / 1_000
+}
+
+/// After how long a lease is over for whoever waits for it, by any clock within the bound: `L (1 + e)` and a margin.
+pub fn surely_over(lease: Duration) -> Duration {
+    lease * (1_000 + DRIFT_PER_MILLE) / 1_000 + MARGIN
+}
+
+/// Read by every login, so two plain atomics. Each alone only ends it sooner, so they need not be read together.
+#[derive(Debug, Default)]
+pub struct Lease {
+    end: AtomicU64,
+    /// The wall clock at its end, were it to run evenly: if it has jumped further, this machine may have slept in a way that
+    /// CLOCK_BOOTTIME did not see.
+    wall_end: AtomicI64,
+}
+
+impl Lease {
+    /// Grants it from a moment just before the sync was asked for.
+    pub fn grant(&self, from: BootTime, wall_from: Timestamp, lease: Duration) {
+        self.wall_end.store((wall_from + held(lease)).0, Ordering::Release);
+        self.end.store((from + held(lease)).0, Ordering::Release);
+    }
+
+    pub fn end(&self) {
+        self.end.store(0, Ordering::Release);
+    }
+
+    pub fn holds(&self, now: BootTime, wall_now: Timestamp) -> bool {
+        now.0 < self.end.load(Ordering::Acquire) && wall_now.0 < self.wall_end.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEASE: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn it_is_over_here_before_anybody_stops_to_wait_for_it() {
+        // The holder's clock runs 1 % slow, the waiter's 1 % fast.
+        assert!(held(LEASE) * 1_000 / (1_000 - DRIFT_PER_MILLE) <= surely_over(LEASE) * 1_000 / (1_000 + DRIFT_PER_MILLE));
+    }
+
+    #[test]
+    fn it_ends_by_either_clock() {
+        let lease = Lease::default();
+        let (boot, wall) = (BootTime(5_000_000_000), Timestamp(1_700_000_000_000_000));
+        assert!(!lease.holds(boot, wall), "none was granted");
+        lease.grant(boot, wall, LEASE);
+        let later = Duration::from_millis(9_899);
+        assert!(lease.holds(boot + later, wall + later));
+        let over = Duration::from_millis(9_900);
+        assert!(!lease.holds(boot + over, wall + later), "the time since boot has passed");
+        assert!(!lease.holds(boot + later, wall + over), "the wall clock has moved on");
+        lease.end();
+        assert!(!lease.holds(boot, wall));
+    }
+}

@@ -1,0 +1,126 @@
+//! How far this process has followed the change log, and what the log's head means to it. No I/O and no clock: what a sync answered goes in, what to do comes out.
+
+use crate::{
+    model::{
+        change::{Change, Revision},
+        id::NodeId,
+    },
+    store::Head,
+};
+
+/// Where this process stands.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    pub node_id: NodeId,
+    /// What its row's counter says.
+    pub renewals: u64,
+    /// The last row applied, and its nonce; `None` until there was one since joining.
+    pub applied: Revision,
+    nonce: Option<i64>,
+}
+
+/// What to do about a head.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// Everything is applied.
+    UpToDate,
+    /// Read the rows after `after`, up to and with `up_to`, and apply them.
+    Read { after: Revision, up_to: Revision },
+    /// Rows were missed that the log no longer has: empty the cache, and go on at `to`.
+    Jump { to: Revision },
+    /// The last row applied is not in the log: the database has gone back to another history. Empty the cache and join anew.
+    Rewound { to: Revision },
+}
+
+impl Progress {
+    /// Begins at a head: for a cache that is empty.
+    pub fn begin(node_id: NodeId, head: Revision) -> Self {
+        Self { node_id, renewals: 0, applied: head, nonce: None }
+    }
+
+    /// Judges the head that a sync answered, which was asked with `applied`.
+    pub fn judge(&self, head: Head) -> Step {
+        if head.revision < self.applied
+            || (head.applied_nonce.is_some() && self.nonce.is_some() && head.applied_nonce != self.nonce)
+        {
+            return Step::Rewound { to: head.revision };
+        }
+        if self.applied < head.trimmed {
+            return Step::Jump { to: head.revision };
+        }
+        if self.applied == head.revision {
+            return Step::UpToDate;
+        }
+        Step::Read { after: self.applied, up_to: head.revision }
+    }
+
+    /// Notes a row as applied. Rows come in order, without gaps; one that does not is answered back.
+    pub fn advance(&mut self, change: &Change) -> Result<(), Gap> {
+        if change.revision.0 != self.applied.0 + 1 {
+            return Err(Gap { applied: self.applied, next: change.revision });
+        }
+        self.applied = change.revision;
+        self.nonce = Some(change.nonce);
+        Ok(())
+    }
+
+    pub fn jump(&mut self, to: Revision) {
+        self.applied = to;
+        self.nonce = None;
+    }
+}
+
+/// The log has a hole, which it must never have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Gap {
+    pub applied: Revision,
+    pub next: Revision,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{change::Scope, clock::Timestamp};
+
+    fn change(revision: u64, nonce: i64) -> Change {
+        Change { revision: Revision(revision), nonce, scope: Scope::Mailboxes(vec![]), ended: vec![] }
+    }
+
+    fn head(revision: u64, trimmed: u64, applied_nonce: Option<i64>) -> Head {
+        Head { revision: Revision(revision), trimmed: Revision(trimmed), applied_nonce }
+    }
+
+    fn progress() -> Progress {
+        let mut progress = Progress::begin(NodeId::new(Timestamp(1)), Revision(6));
+        progress.advance(&change(7, 70)).expect("the next one");
+        progress
+    }
+
+    #[test]
+    fn it_reads_exactly_what_it_has_not_applied() {
+        assert_eq!(progress().judge(head(7, 0, Some(70))), Step::UpToDate);
+        assert_eq!(progress().judge(head(9, 0, Some(70))), Step::Read { after: Revision(7), up_to: Revision(9) });
+    }
+
+    #[test]
+    fn it_jumps_when_the_log_no_longer_has_what_it_missed() {
+        assert_eq!(
+            progress().judge(head(20, 7, None)),
+            Step::Read { after: Revision(7), up_to: Revision(20) },
+            "trimmed up to it"
+        );
+        assert_eq!(progress().judge(head(20, 8, None)), Step::Jump { to: Revision(20) });
+    }
+
+    #[test]
+    fn it_notices_another_history() {
+        assert_eq!(progress().judge(head(6, 0, None)), Step::Rewound { to: Revision(6) }, "the log is shorter");
+        assert_eq!(progress().judge(head(9, 0, Some(71))), Step::Rewound { to: Revision(9) }, "the same revision, another row");
+    }
+
+    #[test]
+    fn a_hole_in_the_log_is_noticed() {
+        assert!(progress().advance(&change(9, 90)).is_err());
+        assert!(progress().advance(&change(7, 70)).is_err());
+    }
+}
