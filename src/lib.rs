@@ -1,10 +1,14 @@
 //! Latchkey: mail passwords, one for each device, whose revocation holds everywhere at once. See ARCHITECTURE.md.
 
+pub mod acting;
 pub mod cache;
+pub mod devices;
+pub mod directory;
 pub mod feed;
 pub mod grpc;
 pub mod hashing;
 pub mod history;
+pub mod login;
 pub mod model;
 pub mod passwords;
 pub mod store;

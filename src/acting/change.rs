@@ -1,0 +1,141 @@
+//! How a change ends: in one transaction with its row in the change log and its events, under the caller's request id; then confirmed.
+
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use super::Refusal;
+use crate::{
+    feed::{
+        Feed,
+        confirm::{Confirmation, Wait},
+    },
+    model::{
+        caller::Requester,
+        change::{Ended, Revision, Scope},
+        clock::Timestamp,
+        device::Device,
+        event::{Event, EventKind},
+        id::{DeviceId, EventId, MailboxId, RequestId},
+        random,
+    },
+    store::{NewChange, Request, Transaction},
+};
+
+/// What a call that revokes answers.
+#[derive(Clone, Debug)]
+pub struct Revocation {
+    pub revision: Revision,
+    pub ended_devices: usize,
+    pub confirmation: Confirmation,
+}
+
+/// A change in the making.
+#[derive(Debug)]
+pub struct Change<'a> {
+    who: &'a Requester,
+    pub time: Timestamp,
+    events: Vec<Event>,
+    ended: Vec<Ended>,
+}
+
+impl<'a> Change<'a> {
+    pub fn new(who: &'a Requester, time: Timestamp) -> Self {
+        Self { who, time, events: vec![], ended: vec![] }
+    }
+
+    /// Tells the audit trail.
+    pub fn event(&mut self, kind: EventKind, mailbox_id: MailboxId, device: Option<&Device>, detail: impl Into<String>) {
+        self.events.push(Event {
+            event_id: EventId::new(self.time),
+            mailbox_id,
+            time: self.time,
+            kind,
+            device_id: device.map(|device| device.device_id),
+            device_name: device.map_or_else(String::new, |device| device.name.as_str().to_owned()),
+            actor: self.who.actor.as_ref().map_or_else(String::new, ToString::to_string),
+            caller: self.who.caller.clone(),
+            peer: self.who.peer.clone(),
+            revision: Revision::default(),
+            detail: detail.into(),
+            logins: None,
+        });
+    }
+
+    /// Tells the change log that a password has ended.
+    pub fn end(&mut self, device: &Device) {
+        self.ended.push(Ended { device_id: device.device_id, generation: device.generation });
+    }
+
+    /// Disconnects active devices: their passwords end, and the trail says why.
+    pub async fn disconnect(&mut self, tx: &mut dyn Transaction, devices: &[Device], why: &str) -> Result<(), Refusal> {
+        for device in devices {
+            if tx.disconnect_device(device.device_id, self.time).await? {
+                self.end(device);
+                self.event(EventKind::DeviceDisconnected, device.mailbox_id, Some(device), why);
+            }
+        }
+        Ok(())
+    }
+
+    pub fn ended_devices(&self) -> usize {
+        self.ended.len()
+    }
+
+    /// Writes it all, under the request's id if it has one, and commits.
+    pub async fn commit(
+        self,
+        mut tx: Box<dyn Transaction>,
+        scope: Scope,
+        request: Option<&RequestKey>,
+        device_id: Option<DeviceId>,
+    ) -> Result<Revision, Refusal> {
+        let count = u32::try_from(self.ended.len()).unwrap_or(u32::MAX);
+        let Self { who, time, events, ended } = self;
+        let revision = tx.append_change(&NewChange { nonce: random::nonce(), time, scope, ended, events }).await?;
+        if let Some(request) = request {
+            let done = Request { fingerprint: request.fingerprint, device_id, revision, count, time };
+            tx.insert_request(&who.caller, &request.id, &done).await?;
+        }
+        tx.commit().await?;
+        Ok(revision)
+    }
+}
+
+/// A changing call's request id, and a digest of what it asks for.
+#[derive(Clone, Debug)]
+pub struct RequestKey {
+    pub id: RequestId,
+    fingerprint: [u8; 16],
+}
+
+impl RequestKey {
+    /// `parts`: the method and what it is done to. A password is not among them: not even its digest is to be kept.
+    pub fn new(id: RequestId, parts: &[&str]) -> Self {
+        let mut digest = Sha256::new();
+        for part in parts {
+            digest.update((part.len() as u64).to_be_bytes());
+            digest.update(part);
+        }
+        let mut fingerprint = [0; 16];
+        fingerprint.copy_from_slice(&digest.finalize()[..16]);
+        Self { id, fingerprint }
+    }
+
+    /// What the call did when it was said before.
+    pub async fn done_before(this: Option<&Self>, tx: &mut dyn Transaction, who: &Requester) -> Result<Option<Request>, Refusal> {
+        let Some(key) = this else {
+            return Ok(None);
+        };
+        match tx.request(&who.caller, &key.id).await? {
+            Some(done) if done.fingerprint != key.fingerprint => Err(Refusal::RequestIdReused),
+            done => Ok(done),
+        }
+    }
+}
+
+/// Waits until a change holds everywhere, or says how far it has come.
+pub async fn confirmed(feed: &Arc<Feed>, revision: Revision, ended_devices: usize, wait: Wait) -> Revocation {
+    let confirmation = feed.confirm(revision, wait).await;
+    Revocation { revision, ended_devices, confirmation }
+}

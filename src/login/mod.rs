@@ -1,0 +1,287 @@
+//! Floor 3: a login, from the question to the answer (DESIGN.md §5): record, proof, authority, policy. A warm one passes through [`Login::judge_warm`] alone, without an
+//! await.
+
+mod policy;
+mod proof;
+mod upgrade;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use tracing::error;
+
+use self::proof::{Candidate, Place, Proof};
+pub use self::upgrade::Upgrades;
+use crate::{
+    cache::{
+        mailboxes::{Entry, MailboxCache},
+        memos::Memos,
+    },
+    feed::Feed,
+    hashing::{HashingError, HashingPool},
+    history::{LoginHistory, Noted},
+    model::{
+        address::{Address, MailboxKey},
+        change::Revision,
+        clock::{BootTime, SharedClock, Timestamp},
+        record::MailboxRecord,
+        verdict::{Attempt, ProvenPassword, Reason, Session, Verdict},
+    },
+    passwords::tag::Tagger,
+    store::{Store, StoreError},
+    throttle::Throttle,
+};
+
+/// A mailbox that changes this often while one login is under way is not worth more tries.
+const MAX_ROUNDS: usize = 8;
+
+/// No answer: the mail program is told to try later. Never a denial.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum NoAnswer {
+    #[error("the database does not answer")]
+    StoreUnavailable,
+    #[error("too many logins wait to be hashed")]
+    HashingOverloaded,
+    #[error("the mailbox changes too fast to be judged")]
+    TooManyChanges,
+    #[error("the login could not be judged")]
+    Internal,
+}
+
+/// What judges logins.
+pub struct Login {
+    pub store: Arc<dyn Store>,
+    pub cache: Arc<MailboxCache>,
+    pub memos: Arc<Memos>,
+    pub feed: Arc<Feed>,
+    pub tagger: Arc<Tagger>,
+    pub hashing: Arc<HashingPool>,
+    pub throttle: Throttle,
+    pub history: Arc<LoginHistory>,
+    pub upgrades: Upgrades,
+    pub clock: SharedClock,
+    /// Denials are answered at a multiple of this after the login's arrival: nearly always the first.
+    pub denial_delay: Duration,
+}
+
+impl Login {
+    /// Judges a login, and counts it. A denial takes one fixed time, whatever its cause.
+    pub async fn authenticate(self: &Arc<Self>, attempt: &Attempt) -> Result<Verdict, NoAnswer> {
+        if let Some(verdict) = self.authenticate_warm(attempt) {
+            return Ok(verdict);
+        }
+        let arrived = self.clock.boot();
+        let verdict = self.judge(attempt, arrived).await?;
+        if !verdict.is_allowed() {
+            tokio::time::sleep(time_to_denial(self.clock.boot() - arrived, self.denial_delay)).await;
+        }
+        Ok(verdict)
+    }
+
+    /// A login that can be allowed at once, from memory: without I/O, argon2 or waiting. Counts it.
+    pub fn authenticate_warm(&self, attempt: &Attempt) -> Option<Verdict> {
+        let entry = self.cache.get(attempt.address.key())?;
+        let mailbox = entry.read.mailbox.as_ref()?;
+        let Proof::Proven(place) = proof::find(attempt.password.expose(), mailbox, &self.tagger, &self.memos) else {
+            return None;
+        };
+        // Authority comes last: both must hold after the proof.
+        let now = self.clock.wall();
+        if !self.feed.has_lease_at(now) || !entry.is_current() {
+            return None;
+        }
+        let verdict = Self::verdict(&entry, mailbox, place, attempt, now);
+        verdict.is_allowed().then(|| {
+            self.note(mailbox, attempt, &verdict, now);
+            verdict
+        })
+    }
+
+    /// Whether a session is still good. Answers the reason why it ended.
+    pub async fn check_session(&self, session: &Session) -> Result<(Reason, Revision), NoAnswer> {
+        for _ in 0..MAX_ROUNDS {
+            let (entry, is_own_read) = self.entry(&session.address, session.address.key()).await?;
+            if !self.may_use(&entry, is_own_read).await? {
+                continue;
+            }
+            return Ok((session_state(&entry, session, self.clock.wall()), entry.read.revision));
+        }
+        Err(NoAnswer::TooManyChanges)
+    }
+
+    async fn judge(self: &Arc<Self>, attempt: &Attempt, arrived: BootTime) -> Result<Verdict, NoAnswer> {
+        let key = attempt.address.key();
+        for _ in 0..MAX_ROUNDS {
+            let (entry, is_own_read) = self.entry(&attempt.address, key).await?;
+            let Some(mailbox) = &entry.read.mailbox else {
+                if !self.may_use(&entry, is_own_read).await? {
+                    continue;
+                }
+                self.throttle.count(attempt.client_ip, key, self.clock.boot());
+                return Ok(denied(Reason::UnknownAddress, entry.read.revision));
+            };
+            let (proof, hashed) = match proof::find(attempt.password.expose(), mailbox, &self.tagger, &self.memos) {
+                Proof::Proven(place) => (Some(place), false),
+                Proof::Wrong => (None, false),
+                Proof::NeedsHashing(candidates) => match self.throttle.wait(attempt.client_ip, key, arrived) {
+                    Some(wait) => {
+                        let verdict = Verdict { retry_after: Some(wait), ..denied(Reason::Throttled, entry.read.revision) };
+                        self.note(mailbox, attempt, &verdict, self.clock.wall());
+                        return Ok(verdict);
+                    }
+                    None => (self.try_candidates(attempt, mailbox, &candidates).await?, true),
+                },
+            };
+            // Authority comes last. What was read before argon2 ran needs a sync or a lease, as if it came from the cache.
+            if !self.may_use(&entry, is_own_read && !hashed).await? {
+                continue;
+            }
+            let now = self.clock.wall();
+            let verdict = match proof {
+                Some(place) => Self::verdict(&entry, mailbox, place, attempt, now),
+                None => {
+                    self.throttle.count(attempt.client_ip, key, self.clock.boot());
+                    denied(Reason::WrongPassword, entry.read.revision)
+                }
+            };
+            self.note(mailbox, attempt, &verdict, now);
+            return Ok(verdict);
+        }
+        Err(NoAnswer::TooManyChanges)
+    }
+
+    /// The address's record, from the cache or by one indexed read; and whether it was read for this very login.
+    async fn entry(&self, address: &Address, key: MailboxKey) -> Result<(Arc<Entry>, bool), NoAnswer> {
+        if let Some(entry) = self.cache.get(key) {
+            return Ok((entry, false));
+        }
+        let load = self.cache.begin_load(key);
+        let read = self.store.read_mailbox(address).await.map_err(no_answer)?;
+        Ok((load.finish(read), true))
+    }
+
+    /// Whether a record may be judged by: it is as new as the login, and no change to the mailbox was applied since it was read. Its own read is as new
+    /// as the login; any other needs the lease, or a sync that begins now.
+    async fn may_use(&self, entry: &Entry, is_own_read: bool) -> Result<bool, NoAnswer> {
+        if !is_own_read && !self.feed.has_lease() {
+            self.feed.sync().await.map_err(|_| NoAnswer::StoreUnavailable)?;
+        }
+        Ok(entry.is_current())
+    }
+
+    /// Tries them in their order. A right one is remembered, and brought up to date at rest.
+    async fn try_candidates(
+        self: &Arc<Self>,
+        attempt: &Attempt,
+        mailbox: &MailboxRecord,
+        candidates: &[Candidate],
+    ) -> Result<Option<Place>, NoAnswer> {
+        for candidate in candidates {
+            let hash = self.store.read_hash(candidate.device_id, candidate.generation).await.map_err(no_answer)?;
+            // Ended or forgotten meanwhile: the check of authority sees to it.
+            let Some(hash) = hash else {
+                continue;
+            };
+            let job = candidate.memo.job();
+            if self.hashing.verify(job, attempt.password.clone(), hash.clone()).await.map_err(no_hash)? {
+                self.memos.insert(candidate.memo);
+                if let Place::Active(place) = candidate.place {
+                    self.upgrade_if_due(mailbox, &mailbox.active[place], attempt, &hash);
+                }
+                return Ok(Some(candidate.place));
+            }
+        }
+        Ok(None)
+    }
+
+    fn verdict(entry: &Entry, mailbox: &MailboxRecord, place: Place, attempt: &Attempt, now: Timestamp) -> Verdict {
+        let (reason, device_id, generation) = match place {
+            Place::Active(at) => {
+                let device = &mailbox.active[at];
+                (policy::judge(mailbox, device, attempt, now), device.device_id, device.generation)
+            }
+            Place::Ended(at) => {
+                let device = &mailbox.ended[at];
+                (policy::judge_ended(device), device.device_id, device.generation)
+            }
+        };
+        let password = Some(ProvenPassword { mailbox_id: mailbox.mailbox_id, device_id, generation });
+        Verdict { reason, revision: entry.read.revision, password, retry_after: None }
+    }
+
+    fn note(&self, mailbox: &MailboxRecord, attempt: &Attempt, verdict: &Verdict, time: Timestamp) {
+        self.history.note(Noted {
+            mailbox_id: mailbox.mailbox_id,
+            protocol: attempt.protocol,
+            client_ip: attempt.client_ip,
+            frontend: &attempt.frontend,
+            verdict,
+            time,
+        });
+    }
+}
+
+fn denied(reason: Reason, revision: Revision) -> Verdict {
+    Verdict { reason, revision, password: None, retry_after: None }
+}
+
+/// How much of the delay is left. Who took longer than one waits for the end of the next, so that only the number of delays tells anything.
+fn time_to_denial(taken: Duration, delay: Duration) -> Duration {
+    let (taken, delay) = (taken.as_nanos(), delay.as_nanos());
+    if delay == 0 {
+        return Duration::ZERO;
+    }
+    Duration::from_nanos(u64::try_from(delay - taken % delay).unwrap_or(0))
+}
+
+fn session_state(entry: &Entry, session: &Session, now: Timestamp) -> Reason {
+    let Some(mailbox) = entry.read.mailbox.as_ref().filter(|mailbox| mailbox.mailbox_id == session.password.mailbox_id) else {
+        return Reason::MailboxDeleted;
+    };
+    let ProvenPassword { device_id, generation, .. } = session.password;
+    match mailbox.active.iter().find(|device| device.device_id == device_id) {
+        None => Reason::DeviceDisconnected,
+        Some(device) if device.generation != generation => Reason::PasswordChanged,
+        Some(device) => policy::judge_session(mailbox, device, now),
+    }
+}
+
+fn no_answer(error: StoreError) -> NoAnswer {
+    match error {
+        StoreError::Corrupt(_) => {
+            error!(%error, "a login could not be judged");
+            NoAnswer::Internal
+        }
+        _ => NoAnswer::StoreUnavailable,
+    }
+}
+
+fn no_hash(error: HashingError) -> NoAnswer {
+    match error {
+        HashingError::Overloaded => NoAnswer::HashingOverloaded,
+        error => {
+            error!(%error, "a password could not be hashed");
+            NoAnswer::Internal
+        }
+    }
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Login").field("denial_delay", &self.denial_delay).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_denial_takes_a_whole_number_of_delays() {
+        let delay = Duration::from_millis(500);
+        for taken in [0, 1, 17, 499, 500, 501, 1_499].map(Duration::from_millis) {
+            let total = taken + time_to_denial(taken, delay);
+            assert_eq!(total.as_millis() % 500, 0, "{taken:?}");
+            assert!(total > taken && total - taken <= delay, "{taken:?}");
+        }
+    }
+}
