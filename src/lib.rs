@@ -8,10 +8,12 @@ pub mod feed;
 pub mod grpc;
 pub mod hashing;
 pub mod history;
+pub mod lifecycle;
 pub mod login;
 pub mod model;
 pub mod passwords;
 pub mod store;
+pub mod telemetry;
 pub mod throttle;
 
 /// The contract, generated from `proto/`.

@@ -1,3 +1,11 @@
 //! Floor 4: the gRPC doors. They parse what comes in, call a use case, and turn its answer into a message; they hold no rules.
 
+pub mod authorization;
+pub mod caller;
+mod convert;
+pub mod device_credentials;
+pub mod directory;
+mod page;
 mod redacted;
+pub mod server;
+mod status;

@@ -1,0 +1,307 @@
+//! From messages to the model and back. Pure functions; what comes in is within its bounds when it leaves here.
+
+use prost_types::{Duration as ProtoDuration, Timestamp as ProtoTimestamp};
+
+use crate::{
+    acting::change::{RequestKey, Revocation},
+    devices::{DeviceUpdate, can_change_password},
+    feed::confirm::{Confirmation, Wait},
+    model::{
+        Invalid,
+        address::Address,
+        change::Revision,
+        clock::Timestamp,
+        device::{Device, DeviceKind, DeviceName, LastUse, Limits},
+        directory::{MailService, Mailbox, Member, Organization, Right, Role},
+        event::{Event, Logins},
+        id::{DeviceId, RequestId, UserId},
+        network::{Networks, parse_client_ip},
+        protocol::{Protocol, Protocols},
+        secret::Secret,
+        verdict::{Attempt, Reason, Session, Verdict},
+    },
+    proto,
+};
+
+/// RFC 3339's years 0001 to 9999, as google.protobuf.Timestamp has them.
+const TIMESTAMP_SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
+const MAX_PASSWORD_BYTES: usize = 1_024;
+const MAX_FRONTEND_CHARACTERS: usize = 64;
+
+pub(super) fn attempt(request: proto::AuthenticateRequest) -> Result<Attempt, Invalid> {
+    let password = Secret::new(request.password);
+    if password.expose().is_empty() || password.expose().len() > MAX_PASSWORD_BYTES {
+        return Err(Invalid::new("password", "must be 1 to 1,024 bytes"));
+    }
+    let frontend = request.frontend;
+    if frontend.len() > MAX_FRONTEND_CHARACTERS && frontend.chars().count() > MAX_FRONTEND_CHARACTERS {
+        return Err(Invalid::new("frontend", "must be at most 64 characters"));
+    }
+    if frontend.chars().any(char::is_control) {
+        return Err(Invalid::new("frontend", "must not hold control characters"));
+    }
+    Ok(Attempt {
+        address: address(&request.address)?,
+        password,
+        protocol: protocol("protocol", request.protocol)?,
+        client_ip: parse_client_ip("client_ip", &request.client_ip)?,
+        frontend: frontend.into_boxed_str(),
+    })
+}
+
+pub(super) fn verdict(verdict: &Verdict, address: &Address) -> proto::AuthenticateResponse {
+    let session = verdict
+        .password
+        .filter(|_| verdict.is_allowed())
+        .map(|password| Session { password, revision: verdict.revision, address: address.clone() }.encode());
+    proto::AuthenticateResponse {
+        decision: if verdict.is_allowed() { proto::Decision::Allow } else { proto::Decision::Deny }.into(),
+        reason: reason(verdict.reason).into(),
+        device_id: verdict.password.map_or_else(String::new, |password| password.device_id.to_string()),
+        session: session.unwrap_or_default(),
+        revision: verdict.revision.0,
+        retry_after: verdict.retry_after.map(duration),
+    }
+}
+
+pub(super) fn duration(duration: std::time::Duration) -> ProtoDuration {
+    ProtoDuration {
+        seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(duration.subsec_nanos()).unwrap_or(0),
+    }
+}
+
+pub(super) fn reason(reason: Reason) -> proto::Reason {
+    proto::Reason::try_from(reason as i32).unwrap_or(proto::Reason::Unspecified)
+}
+
+pub(super) fn address(typed: &str) -> Result<Address, Invalid> {
+    Address::parse("address", typed)
+}
+
+pub(super) fn device_id(text: &str) -> Result<DeviceId, Invalid> {
+    DeviceId::parse("device_id", text)
+}
+
+pub(super) fn optional_user(text: &str) -> Result<Option<UserId>, Invalid> {
+    if text.is_empty() { Ok(None) } else { UserId::parse("user", text).map(Some) }
+}
+
+pub(super) fn protocol(field: &'static str, number: i32) -> Result<Protocol, Invalid> {
+    Protocol::from_number(number.into()).ok_or_else(|| Invalid::new(field, "must be one of IMAP, POP3, SMTP, SIEVE"))
+}
+
+pub(super) fn protocols(numbers: &[i32]) -> Result<Protocols, Invalid> {
+    numbers.iter().map(|number| protocol("allowed_protocols", *number)).collect()
+}
+
+pub(super) fn optional_time(field: &'static str, time: Option<ProtoTimestamp>) -> Result<Option<Timestamp>, Invalid> {
+    time.map(|time| {
+        if TIMESTAMP_SECONDS.contains(&time.seconds) && (0..1_000_000_000).contains(&time.nanos) {
+            Ok(Timestamp(time.seconds * 1_000_000 + i64::from(time.nanos) / 1_000))
+        } else {
+            Err(Invalid::new(field, "must be a time between the years 1 and 9999, with 0 to 999,999,999 nanoseconds"))
+        }
+    })
+    .transpose()
+}
+
+pub(super) fn limits(
+    allowed_protocols: &[i32],
+    allowed_networks: &[String],
+    expire_time: Option<ProtoTimestamp>,
+) -> Result<Limits, Invalid> {
+    Ok(Limits {
+        protocols: protocols(allowed_protocols)?,
+        networks: Networks::parse("allowed_networks", allowed_networks)?,
+        expire_time: optional_time("expire_time", expire_time)?,
+    })
+}
+
+pub(super) fn device_update(request: &proto::UpdateDeviceRequest) -> Result<DeviceUpdate, Invalid> {
+    let paths = request.update_mask.as_ref().map_or(&[][..], |mask| &mask.paths);
+    if paths.is_empty() {
+        return Err(Invalid::new("update_mask", "must name at least one field"));
+    }
+    let mut update = DeviceUpdate::default();
+    for path in paths {
+        match path.as_str() {
+            "name" => update.name = Some(DeviceName::parse("name", &request.name)?),
+            "user" => update.user = Some(optional_user(&request.user)?),
+            "allowed_protocols" => update.protocols = Some(protocols(&request.allowed_protocols)?),
+            "allowed_networks" => {
+                update.networks = Some(Networks::parse("allowed_networks", &request.allowed_networks)?);
+            }
+            "expire_time" => update.expire_time = Some(optional_time("expire_time", request.expire_time)?),
+            _ => {
+                return Err(Invalid::new(
+                    "update_mask",
+                    "must name only name, user, allowed_protocols, allowed_networks, expire_time",
+                ));
+            }
+        }
+    }
+    Ok(update)
+}
+
+/// `parts` name the call and its target.
+pub(super) fn request_key(id: &str, parts: &[&str]) -> Result<Option<RequestKey>, Invalid> {
+    if id.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(RequestKey::new(RequestId::parse("request_id", id)?, parts)))
+}
+
+pub(super) fn wait(number: i32) -> Result<Wait, Invalid> {
+    match proto::Wait::try_from(number) {
+        Ok(proto::Wait::Not) => Ok(Wait::Not),
+        Ok(proto::Wait::Unspecified | proto::Wait::ForEffective) => Ok(Wait::UntilEffective),
+        Err(_) => Err(Invalid::new("wait", "must be WAIT_FOR_EFFECTIVE or WAIT_NOT")),
+    }
+}
+
+pub(super) fn role(number: i32) -> Result<Role, Invalid> {
+    Role::from_number(number.into())
+        .ok_or_else(|| Invalid::new("role", "must be one of LEGAL_REPRESENTATIVE, ADMINISTRATOR, COLLABORATOR"))
+}
+
+pub(super) fn time(time: Timestamp) -> ProtoTimestamp {
+    ProtoTimestamp {
+        seconds: time.0.div_euclid(1_000_000),
+        nanos: i32::try_from(time.0.rem_euclid(1_000_000) * 1_000).unwrap_or(0),
+    }
+}
+
+pub(super) fn device(device: &Device, mailbox: &Mailbox) -> proto::Device {
+    let generic_login = mailbox.generic_login && mailbox.service_generic_login;
+    proto::Device {
+        device_id: device.device_id.to_string(),
+        address: mailbox.address.to_string(),
+        name: device.name.as_str().to_owned(),
+        kind: kind(device.kind).into(),
+        user: device.user.as_ref().map_or_else(String::new, ToString::to_string),
+        allowed_protocols: device.limits.protocols.iter().map(|protocol| protocol as i32).collect(),
+        allowed_networks: device.limits.networks.0.iter().map(ToString::to_string).collect(),
+        create_time: Some(time(device.create_time)),
+        expire_time: device.limits.expire_time.map(time),
+        disconnect_time: device.disconnection.map(|disconnection| time(disconnection.time)),
+        last_use: device.last_use.as_ref().map(last_use),
+        generation: device.generation,
+        can_change_password: can_change_password(device),
+        login_enabled: device.kind != DeviceKind::Generic || generic_login,
+        live_sessions: 0,
+    }
+}
+
+fn last_use(last: &LastUse) -> proto::device::LastUse {
+    proto::device::LastUse {
+        time: Some(time(last.time)),
+        client_ip: last.client_ip.map_or_else(String::new, |ip| ip.to_string()),
+        protocol: last.protocol as i32,
+    }
+}
+
+fn kind(kind: DeviceKind) -> proto::DeviceKind {
+    match kind {
+        DeviceKind::Generated => proto::DeviceKind::Generated,
+        DeviceKind::Chosen => proto::DeviceKind::Chosen,
+        DeviceKind::Generic => proto::DeviceKind::Generic,
+    }
+}
+
+pub(super) fn revocation(revocation: &Revocation) -> proto::Revocation {
+    let (state, unconfirmed, effective_by) = match &revocation.confirmation {
+        Confirmation::Effective => (proto::revocation::State::Effective, vec![], None),
+        Confirmation::Pending { unconfirmed, effective_by } => {
+            let unconfirmed = unconfirmed.iter().map(|node| proto::revocation::Unconfirmed {
+                node: node.node_id.map_or_else(String::new, |id| id.to_string()),
+                name: node.name.clone(),
+            });
+            (proto::revocation::State::Pending, unconfirmed.collect(), Some(time(*effective_by)))
+        }
+    };
+    proto::Revocation {
+        revision: revocation.revision.0,
+        state: state.into(),
+        closed_sessions: 0,
+        unconfirmed,
+        effective_by,
+        ended_devices: u32::try_from(revocation.ended_devices).unwrap_or(u32::MAX),
+    }
+}
+
+pub(super) fn event(event: &Event) -> proto::Event {
+    proto::Event {
+        event_id: event.event_id.to_string(),
+        time: Some(time(event.time)),
+        r#type: event.kind as i32,
+        device_id: event.device_id.map_or_else(String::new, |id| id.to_string()),
+        device_name: event.device_name.clone(),
+        actor: event.actor.clone(),
+        caller: event.caller.clone(),
+        peer: event.peer.clone(),
+        revision: event.revision.0,
+        detail: event.detail.clone(),
+        logins: event.logins.as_ref().map(logins),
+    }
+}
+
+fn logins(logins: &Logins) -> proto::event::Logins {
+    let decision = if logins.reason == Reason::Ok { proto::Decision::Allow } else { proto::Decision::Deny };
+    proto::event::Logins {
+        decision: decision.into(),
+        reason: reason(logins.reason).into(),
+        protocol: logins.protocol as i32,
+        client_ip: logins.client_ip.map_or_else(String::new, |ip| ip.to_string()),
+        frontend: logins.frontend.clone(),
+        count: logins.count,
+        last_time: Some(time(logins.last_time)),
+    }
+}
+
+pub(super) fn organization(organization: Organization) -> proto::Organization {
+    proto::Organization {
+        organization_id: organization.organization_id.to_string(),
+        display_name: organization.display_name,
+        create_time: Some(time(organization.create_time)),
+    }
+}
+
+pub(super) fn member(member: &Member) -> proto::Member {
+    proto::Member {
+        organization_id: member.organization_id.to_string(),
+        user: member.user.to_string(),
+        role: member.role as i32,
+        suspended: member.suspended,
+    }
+}
+
+pub(super) fn mail_service(service: MailService) -> proto::MailService {
+    proto::MailService {
+        mail_service_id: service.mail_service_id.to_string(),
+        organization_id: service.organization_id.to_string(),
+        display_name: service.display_name,
+        generic_login_enabled: service.generic_login,
+        create_time: Some(time(service.create_time)),
+    }
+}
+
+pub(super) fn right(right: &Right) -> proto::Right {
+    proto::Right { mail_service_id: right.mail_service_id.to_string(), user: right.user.to_string() }
+}
+
+pub(super) fn mailbox(mailbox: &Mailbox) -> proto::Mailbox {
+    proto::Mailbox {
+        address: mailbox.address.to_string(),
+        mail_service_id: mailbox.mail_service_id.to_string(),
+        mailbox_id: mailbox.mailbox_id.to_string(),
+        suspended: mailbox.suspended,
+        generic_login_enabled: mailbox.generic_login,
+        create_time: Some(time(mailbox.create_time)),
+    }
+}
+
+/// A revision as it came.
+pub(super) fn revision(number: u64) -> Revision {
+    Revision(number)
+}

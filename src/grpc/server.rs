@@ -1,0 +1,187 @@
+//! The server under the services: its limits, its TLS, who calls, health, reflection, and how it drains.
+
+use std::{
+    future::ready,
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_util::FutureExt;
+use http::Response;
+use tokio::sync::Semaphore;
+use tonic::{
+    body::Body,
+    service::{Routes, interceptor::InterceptedService},
+    transport::{Certificate, Identity, Server, ServerTlsConfig},
+};
+use tower::{Layer, Service};
+use tracing::error;
+
+use super::{
+    authorization::AuthorizationService, caller::CallerPolicy, device_credentials::DeviceCredentialsService,
+    directory::DirectoryService, status,
+};
+use crate::proto::{
+    self, authorization_server::AuthorizationServer, device_credentials_server::DeviceCredentialsServer,
+    directory_server::DirectoryServer,
+};
+
+/// A message to `Authorization` or `DeviceCredentials`: a login is under 2 KiB.
+const MAX_MESSAGE_BYTES: usize = 64 * 1024;
+/// A batch of an import.
+const MAX_IMPORT_BYTES: usize = 16 * 1024 * 1024;
+/// Metadata of one call.
+const MAX_HEADER_BYTES: u32 = 16 * 1024;
+/// Whether the other side is still there.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[derive(Clone, Debug)]
+pub struct ServerSettings {
+    pub tls: Option<TlsSettings>,
+    /// At a time, on one connection. A denial holds its place until its time is up, so this bounds how many wrong guesses a second one connection can make.
+    pub max_streams: u32,
+    /// At a time, in all; more are refused at once.
+    pub max_calls: usize,
+    /// For a call that says no deadline of its own; a shorter one of the caller's holds. Streams go on.
+    pub call_timeout: Duration,
+}
+
+/// In PEM.
+#[derive(Clone)]
+pub struct TlsSettings {
+    pub certificate: Vec<u8>,
+    pub key: Vec<u8>,
+    /// Whoever shows a certificate must have it from this one.
+    pub client_ca: Option<Vec<u8>>,
+}
+
+impl std::fmt::Debug for TlsSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TlsSettings").field("client_ca", &self.client_ca.is_some()).finish_non_exhaustive()
+    }
+}
+
+/// What is served.
+#[derive(Debug)]
+pub struct Services {
+    pub authorization: AuthorizationService,
+    pub device_credentials: DeviceCredentialsService,
+    pub directory: DirectoryService,
+}
+
+/// Tells `grpc.health.v1` whether the server is ready, for `""` and each service.
+#[derive(Clone, Debug)]
+pub struct Health(tonic_health::server::HealthReporter);
+
+impl Health {
+    pub async fn set_ready(&self, ready: bool) {
+        use tonic_health::ServingStatus;
+        let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+        for service in ["", "latchkey.v1.Authorization", "latchkey.v1.DeviceCredentials", "latchkey.v1.Directory"] {
+            self.0.set_service_status(service, status).await;
+        }
+    }
+}
+
+/// All services behind the callers' policy; health and reflection are for anybody.
+pub fn routes(services: Services, policy: &CallerPolicy) -> Result<(Routes, Health), tonic_reflection::server::Error> {
+    let Services { authorization, device_credentials, directory } = services;
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let reflection = || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(proto::DESCRIPTORS);
+    let mut routes = Routes::builder();
+    routes.add_service(InterceptedService::new(
+        AuthorizationServer::new(authorization).max_decoding_message_size(MAX_MESSAGE_BYTES),
+        policy.clone(),
+    ));
+    routes.add_service(InterceptedService::new(
+        DeviceCredentialsServer::new(device_credentials).max_decoding_message_size(MAX_MESSAGE_BYTES),
+        policy.clone(),
+    ));
+    routes.add_service(InterceptedService::new(
+        DirectoryServer::new(directory).max_decoding_message_size(MAX_IMPORT_BYTES),
+        policy.clone(),
+    ));
+    routes.add_service(health);
+    routes.add_service(reflection().build_v1()?);
+    // What grpcurl asks for before version 1.9.
+    routes.add_service(reflection().build_v1alpha()?);
+    Ok((routes.routes(), Health(reporter)))
+}
+
+/// A server with its limits, for [`routes`].
+pub fn builder(
+    settings: &ServerSettings,
+) -> Result<Server<tower::layer::util::Stack<GuardLayer, tower::layer::util::Identity>>, tonic::transport::Error> {
+    let mut server = Server::builder()
+        .tcp_nodelay(true)
+        .tcp_keepalive(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .http2_max_header_list_size(MAX_HEADER_BYTES)
+        .max_concurrent_streams(settings.max_streams)
+        .timeout(settings.call_timeout);
+    if let Some(TlsSettings { certificate, key, client_ca }) = &settings.tls {
+        let mut tls = ServerTlsConfig::new().identity(Identity::from_pem(certificate, key));
+        if let Some(ca) = client_ca {
+            // Optional, since a caller may come with a token instead.
+            tls = tls.client_ca_root(Certificate::from_pem(ca)).client_auth_optional(true);
+        }
+        server = server.tls_config(tls)?;
+    }
+    Ok(server.layer(GuardLayer { places: Arc::new(Semaphore::new(settings.max_calls)) }))
+}
+
+/// Bounds the calls at a time, and makes a panic cost the one call.
+#[derive(Clone, Debug)]
+pub struct GuardLayer {
+    places: Arc<Semaphore>,
+}
+
+/// See [`GuardLayer`].
+#[derive(Clone, Debug)]
+pub struct Guard<S> {
+    inner: S,
+    places: Arc<Semaphore>,
+}
+
+impl<S> Layer<S> for GuardLayer {
+    type Service = Guard<S>;
+
+    fn layer(&self, inner: S) -> Guard<S> {
+        Guard { inner, places: Arc::clone(&self.places) }
+    }
+}
+
+impl<S, Request> Service<Request> for Guard<S>
+where
+    S: Service<Request, Response = Response<Body>>,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            return Box::pin(ready(Ok(status::overloaded().into_http())));
+        };
+        let call = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
+        Box::pin(async move {
+            let outcome = call.await;
+            drop(place);
+            outcome.unwrap_or_else(|_| {
+                error!("a call panicked; the others go on");
+                Ok(status::internal().into_http())
+            })
+        })
+    }
+}

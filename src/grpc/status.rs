@@ -1,0 +1,153 @@
+//! The one file that chooses codes and reasons. What goes out names no driver, table or path. `docs/errors.md` lists them all.
+
+use std::{collections::HashMap, time::Duration};
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::{
+    acting::{Refusal, Thing},
+    login::NoAnswer,
+    model::Invalid,
+    store::StoreError,
+};
+
+const DOMAIN: &str = "latchkey";
+/// When to say a call again that a dependency stood in the way of.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// A field out of its bounds.
+pub(super) fn invalid(why: &Invalid) -> Status {
+    let mut details = with_reason(why.reason);
+    details.add_bad_request_violation(why.field, &why.problem);
+    Status::with_error_details(Code::InvalidArgument, why.to_string(), details)
+}
+
+/// Why a use case refused.
+pub(super) fn refused(refusal: &Refusal) -> Status {
+    let words = refusal.to_string();
+    let plain = |code, reason| Status::with_error_details(code, words.clone(), with_reason(reason));
+    match refusal {
+        Refusal::Invalid(why) => invalid(why),
+        Refusal::ActorNotPermitted => plain(Code::PermissionDenied, "ACTOR_NOT_PERMITTED"),
+        Refusal::NotFound(thing) => plain(Code::NotFound, not_found(*thing)),
+        Refusal::GenericPasswordNotChangeable => plain(Code::FailedPrecondition, "GENERIC_PASSWORD_NOT_CHANGEABLE"),
+        Refusal::DeviceIsDisconnected => plain(Code::FailedPrecondition, "DEVICE_IS_DISCONNECTED"),
+        Refusal::TooManyDevices(_) => plain(Code::FailedPrecondition, "TOO_MANY_DEVICES"),
+        Refusal::EtagMismatch => plain(Code::Aborted, "ETAG_MISMATCH"),
+        Refusal::NotEmpty(_) => plain(Code::FailedPrecondition, "NOT_EMPTY"),
+        Refusal::OtherOrganization => plain(Code::FailedPrecondition, "OTHER_ORGANIZATION"),
+        Refusal::RequestAlreadyDone(device) => {
+            let metadata = device.iter().map(|id| ("device_id".to_owned(), id.to_string())).collect::<HashMap<_, _>>();
+            let details = ErrorDetails::with_error_info("REQUEST_ALREADY_DONE", DOMAIN, metadata);
+            Status::with_error_details(Code::AlreadyExists, words, details)
+        }
+        Refusal::RequestIdReused => {
+            let mut details = with_reason("REQUEST_ID_REUSED");
+            details.add_bad_request_violation("request_id", "was used for another call; make a new one");
+            Status::with_error_details(Code::InvalidArgument, words, details)
+        }
+        Refusal::HashingOverloaded => later("HASHING_OVERLOADED", words),
+        Refusal::HashingFailed => internal(),
+        Refusal::Store(error) => store(error),
+    }
+}
+
+/// A login without an answer: never a denial.
+pub(super) fn no_answer(why: &NoAnswer) -> Status {
+    let reason = match why {
+        NoAnswer::StoreUnavailable => "STORE_UNAVAILABLE",
+        NoAnswer::HashingOverloaded => "HASHING_OVERLOADED",
+        NoAnswer::TooManyChanges => "TOO_MANY_CHANGES",
+        NoAnswer::Internal => return internal(),
+    };
+    later(reason, why.to_string())
+}
+
+/// The server stops; another replica, or the next one here, answers.
+pub(super) fn draining() -> Status {
+    later("SERVER_DRAINING", "the server is stopping; call again".to_owned())
+}
+
+/// More calls at a time than the server takes.
+pub(super) fn overloaded() -> Status {
+    let mut details = with_reason("TOO_MANY_CALLS");
+    details.set_retry_info(Some(RETRY));
+    Status::with_error_details(Code::ResourceExhausted, "too many calls at a time; try later", details)
+}
+
+pub(super) fn unknown_caller(problem: &str) -> Status {
+    Status::with_error_details(Code::Unauthenticated, problem, with_reason("CALLER_UNKNOWN"))
+}
+
+pub(super) fn role_missing(needed: &str) -> Status {
+    let words = format!("this caller's roles don't allow it: it needs {needed}");
+    Status::with_error_details(Code::PermissionDenied, words, with_reason("ROLE_MISSING"))
+}
+
+pub(super) fn actor_not_allowed() -> Status {
+    let words = "only a manager or an operator may act for somebody (metadata latchkey-actor)";
+    Status::with_error_details(Code::PermissionDenied, words, with_reason("ACTOR_NOT_ALLOWED"))
+}
+
+/// A bug. The log has the details.
+pub(super) fn internal() -> Status {
+    Status::with_error_details(Code::Internal, "an error of the server; its log says more", with_reason("INTERNAL"))
+}
+
+/// What a status says in its details.
+pub(super) struct Details {
+    pub reason: String,
+    pub retry_after: Option<Duration>,
+}
+
+pub(super) fn details(status: &Status) -> Details {
+    let details = status.get_error_details();
+    Details {
+        reason: details.error_info().map(|info| info.reason.clone()).unwrap_or_default(),
+        retry_after: details.retry_info().and_then(|info| info.retry_delay),
+    }
+}
+
+fn store(error: &StoreError) -> Status {
+    match error {
+        StoreError::Unavailable(_) => later("STORE_UNAVAILABLE", "the database does not answer; nothing was changed".to_owned()),
+        StoreError::OutcomeUnknown(_) => later(
+            "OUTCOME_UNKNOWN",
+            "it is not known whether this was done: say the same call again, with the same request_id".to_owned(),
+        ),
+        StoreError::Conflict(_) => {
+            let mut details = with_reason("CONFLICT");
+            details.set_retry_info(Some(RETRY));
+            Status::with_error_details(Code::Aborted, "other changes were in the way; nothing was changed; try again", details)
+        }
+        StoreError::CannotWrite(_) => {
+            later("STORE_CANNOT_WRITE", "the database can't write (full, or read-only); nothing was changed".to_owned())
+        }
+        StoreError::Corrupt(words) => {
+            tracing::error!(error = words, "stored data can't be read");
+            internal()
+        }
+    }
+}
+
+fn not_found(thing: Thing) -> &'static str {
+    match thing {
+        Thing::Organization => "ORGANIZATION_NOT_FOUND",
+        Thing::Member => "MEMBER_NOT_FOUND",
+        Thing::MailService => "MAIL_SERVICE_NOT_FOUND",
+        Thing::Right => "RIGHT_NOT_FOUND",
+        Thing::Mailbox => "MAILBOX_NOT_FOUND",
+        Thing::Device => "DEVICE_NOT_FOUND",
+    }
+}
+
+fn later(reason: &str, words: String) -> Status {
+    let mut details = with_reason(reason);
+    details.set_retry_info(Some(RETRY));
+    Status::with_error_details(Code::Unavailable, words, details)
+}
+
+fn with_reason(reason: &str) -> ErrorDetails {
+    ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new())
+}
