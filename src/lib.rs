@@ -2,6 +2,8 @@
 
 pub mod acting;
 pub mod cache;
+pub mod cli;
+pub mod config;
 pub mod devices;
 pub mod directory;
 pub mod feed;

@@ -1,0 +1,277 @@
+//! `latchkey device`: the control panel's calls, by hand.
+
+mod add;
+mod disconnect;
+mod find;
+
+pub(super) use self::{add::protocol, find::device_id};
+
+use clap::{
+    ArgAction, Subcommand,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
+use prost_types::FieldMask;
+
+use super::{
+    Exit,
+    client::{ClientArgs, Session, request_id},
+    failure::Failure,
+    list::ListArgs,
+    prompt::{self, ChosenPassword},
+    table, words,
+};
+use crate::proto;
+
+/// List, add, change and disconnect the devices of a mailbox.
+///
+/// A device is one named password, for one mail program. DEVICE is a device's id, or its name as far as only one device has it.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Examples:
+  latchkey device list alice@example.com
+  latchkey device add alice@example.com \"Alice's phone\"
+  latchkey device disconnect alice@example.com \"Alice's phone\"")]
+pub(in crate::cli) struct Args {
+    #[command(flatten)]
+    pub(in crate::cli) client: ClientArgs,
+    #[command(subcommand)]
+    pub(in crate::cli) command: DeviceCommand,
+}
+
+#[derive(Subcommand, Debug)]
+pub(in crate::cli) enum DeviceCommand {
+    /// The devices of a mailbox, oldest first
+    #[command(after_help = "Example:\n  latchkey device list alice@example.com")]
+    List {
+        /// The mailbox
+        address: String,
+        /// Also the disconnected ones
+        #[arg(long)]
+        disconnected: bool,
+        #[command(flatten)]
+        list: ListArgs,
+    },
+    /// One device, in full
+    #[command(after_help = "Example:\n  latchkey device show alice@example.com \"Alice's phone\"")]
+    Show {
+        /// The mailbox
+        address: String,
+        /// Its id, or its name
+        device: String,
+    },
+    /// A new device, and its password: shown this once
+    #[command(after_help = "\
+Examples:
+  latchkey device add alice@example.com \"Alice's phone\"
+  latchkey device add alice@example.com Scanner --protocol SMTP --network 192.0.2.0/24 --expires 90d
+  latchkey device add alice@example.com Desktop --choose")]
+    Add(add::Add),
+    /// Give a device another name; its password stays
+    #[command(after_help = "Example:\n  latchkey device rename alice@example.com \"Alice's phone\" \"Old phone\"")]
+    Rename {
+        /// The mailbox
+        address: String,
+        /// Its id, or its name
+        device: String,
+        /// 1 to 64 characters
+        new_name: String,
+    },
+    /// A new password for the same device; the old one ends at once
+    #[command(after_help = "Example:\n  latchkey device change-password alice@example.com \"Alice's phone\"")]
+    ChangePassword {
+        /// The mailbox
+        address: String,
+        /// Its id, or its name
+        device: String,
+        #[command(flatten)]
+        password: ChosenPassword,
+        #[command(flatten)]
+        wait: WaitArgs,
+    },
+    /// End a device's password for good
+    #[command(after_help = "Example:\n  latchkey device disconnect alice@example.com \"Alice's phone\"")]
+    Disconnect {
+        /// The mailbox
+        address: String,
+        /// Its id, or its name
+        device: String,
+        #[command(flatten)]
+        wait: WaitArgs,
+    },
+    /// End all passwords of a mailbox in one step, the generic one too
+    ///
+    /// Shows what would go and asks. What was shown is what goes: if the list changes in between, nothing is done. With --etag
+    /// (from `device list --json`) that list is taken as the one the person saw, and nothing is asked.
+    #[command(after_help = "\
+Examples:
+  latchkey device disconnect-all alice@example.com
+  latchkey device disconnect-all alice@example.com --dry-run")]
+    DisconnectAll(disconnect::DisconnectAll),
+    /// End all passwords of one person, on a mailbox or a whole mail service
+    #[command(after_help = "Example:\n  latchkey device disconnect-user bob --service example-mail")]
+    DisconnectUser {
+        /// The person, as devices name their user
+        user: String,
+        #[command(flatten)]
+        scope: Scope,
+        #[command(flatten)]
+        wait: WaitArgs,
+    },
+    /// Switch the generic password on or off for logins, of a mailbox or a whole mail service
+    #[command(after_help = "\
+Examples:
+  latchkey device generic off alice@example.com
+  latchkey device generic off --service example-mail")]
+    Generic {
+        /// Whether generic passwords may log in
+        #[arg(action = ArgAction::Set, value_parser = PossibleValuesParser::new(["on", "off"]).map(|switch| switch == "on"))]
+        switch: bool,
+        /// Of this mailbox
+        #[arg(required_unless_present = "service")]
+        address: Option<String>,
+        /// Of all mailboxes of this mail service
+        #[arg(long, value_name = "ID", conflicts_with = "address")]
+        service: Option<String>,
+        #[command(flatten)]
+        wait: WaitArgs,
+    },
+    /// What the actor may do with a mailbox's devices
+    #[command(after_help = "Example:\n  latchkey device permissions alice@example.com --actor bob")]
+    Permissions {
+        /// The mailbox
+        address: String,
+    },
+}
+
+#[derive(clap::Args, Debug)]
+pub(in crate::cli) struct WaitArgs {
+    /// Do not wait until it is effective everywhere: it is final at once, and says by when it will be
+    #[arg(long)]
+    no_wait: bool,
+}
+
+/// A mailbox or a mail service.
+#[derive(clap::Args, Debug)]
+#[group(required = true, multiple = false)]
+pub(in crate::cli) struct Scope {
+    /// On this mailbox
+    #[arg(long, value_name = "ADDRESS")]
+    address: Option<String>,
+    /// On all mailboxes of this mail service
+    #[arg(long, value_name = "ID")]
+    service: Option<String>,
+}
+
+impl WaitArgs {
+    fn wait(&self) -> i32 {
+        if self.no_wait { proto::Wait::Not } else { proto::Wait::ForEffective }.into()
+    }
+}
+
+impl DeviceCommand {
+    pub(in crate::cli) async fn run(self, session: &Session) -> Result<Exit, Failure> {
+        match self {
+            Self::List { address, disconnected, list } => return self::list(session, address, disconnected, list).await,
+            Self::Show { address, device } => show(session, address, &device).await?,
+            Self::Add(add) => add.run(session).await?,
+            Self::Rename { address, device, new_name } => rename(session, address, &device, new_name).await?,
+            Self::ChangePassword { address, device, password, wait } => {
+                change_password(session, address, &device, password, &wait).await?;
+            }
+            Self::Disconnect { address, device, wait } => disconnect::one(session, address, &device, &wait).await?,
+            Self::DisconnectAll(all) => return all.run(session).await,
+            Self::DisconnectUser { user, scope, wait } => disconnect::user(session, user, scope, &wait).await?,
+            Self::Generic { switch, address, service, wait } => generic(session, switch, address, service, &wait).await?,
+            Self::Permissions { address } => permissions(session, address).await?,
+        }
+        Ok(Exit::Done)
+    }
+}
+
+async fn list(session: &Session, address: String, show_disconnected: bool, list: ListArgs) -> Result<Exit, Failure> {
+    session
+        .list(list.limit, async |page| {
+            let request = proto::ListDevicesRequest {
+                address: address.clone(),
+                page_size: page.size,
+                page_token: page.token,
+                show_disconnected,
+            };
+            Ok(session.devices().list_devices(session.request(request)).await?.into_inner())
+        })
+        .await
+}
+
+async fn show(session: &Session, address: String, device: &str) -> Result<(), Failure> {
+    let device_id = device_id(session, &address, device, true).await?;
+    let request = proto::GetDeviceRequest { address, device_id };
+    let answer = session.devices().get_device(session.request(request)).await?.into_inner();
+    session.output.show(&answer, |out| table::pairs(out, &words::device_pairs(&answer.device.clone().unwrap_or_default())))
+}
+
+async fn rename(session: &Session, address: String, device: &str, name: String) -> Result<(), Failure> {
+    let device_id = device_id(session, &address, device, false).await?;
+    let request = proto::UpdateDeviceRequest {
+        address,
+        device_id,
+        name,
+        update_mask: Some(FieldMask { paths: vec!["name".to_owned()] }),
+        request_id: request_id(),
+        ..Default::default()
+    };
+    let answer = session.devices().update_device(session.request(request)).await?.into_inner();
+    session.output.show(&answer, |out| {
+        let name = answer.device.as_ref().map_or("", |device| &device.name);
+        writeln!(out, "The device is called \"{}\" now. Its password stays.", super::output::printable(name))
+    })
+}
+
+async fn change_password(
+    session: &Session,
+    address: String,
+    device: &str,
+    password: ChosenPassword,
+    wait: &WaitArgs,
+) -> Result<(), Failure> {
+    let device_id = device_id(session, &address, device, false).await?;
+    let password = prompt::text(password.read()?)?;
+    let request = proto::ChangePasswordRequest { address, device_id, password, request_id: request_id(), wait: wait.wait() };
+    let answer = session.devices().change_password(session.request(request)).await?.into_inner();
+    session.output.show(&answer, |out| {
+        let name = answer.device.as_ref().map_or("", |device| &device.name);
+        writeln!(out, "\"{}\" has a new password.", super::output::printable(name))?;
+        add::write_password(out, &answer.password)?;
+        writeln!(out, "The old one has ended. {}", words::revocation(answer.revocation.as_ref()))
+    })
+}
+
+async fn generic(
+    session: &Session,
+    enabled: bool,
+    address: Option<String>,
+    service: Option<String>,
+    wait: &WaitArgs,
+) -> Result<(), Failure> {
+    use proto::set_generic_login_request::Scope::{Address, MailServiceId};
+    let scope = address.map(Address).or(service.map(MailServiceId));
+    let request = proto::SetGenericLoginRequest { scope, enabled, request_id: request_id(), wait: wait.wait() };
+    let answer = session.devices().set_generic_login(session.request(request)).await?.into_inner();
+    session.output.show(&answer, |out| {
+        if enabled {
+            writeln!(out, "Generic passwords may log in there.")
+        } else {
+            writeln!(out, "Generic passwords may not log in there. {}", words::revocation(answer.revocation.as_ref()))
+        }
+    })
+}
+
+async fn permissions(session: &Session, address: String) -> Result<(), Failure> {
+    let request = proto::TestPermissionsRequest { address, device_id: String::new() };
+    let answer = session.devices().test_permissions(session.request(request)).await?.into_inner();
+    session.output.show(&answer, |out| {
+        if answer.permissions.is_empty() {
+            return writeln!(out, "Nothing.");
+        }
+        answer.permissions().try_for_each(|permission| writeln!(out, "{}", words::name_of(permission.as_str_name())))
+    })
+}

@@ -1,0 +1,163 @@
+//! `latchkey doctor`: what is wrong with this installation, and what to do.
+
+use std::{fs, process::ExitCode, time::Duration};
+
+use serde_json::json;
+use tonic::transport::Endpoint;
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+
+use super::{
+    Exit,
+    serve::{StoreSettings, open_store},
+};
+use crate::{
+    passwords::pepper::Pepper,
+    store::{Finding, OpenError, Store},
+};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Clock sources that go on while other virtual machines run, and are read without a system call.
+const GOOD_CLOCKS: [&str; 4] = ["tsc", "kvm-clock", "arch_sys_counter", "hyperv_clocksource_tsc_page"];
+
+/// Look what is wrong with this installation, and say what to do
+///
+/// Looks at the pepper file, the database, the clock, and the server if one runs. Ends 0 if all is well, 1 if something is to be done.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Examples:
+  latchkey doctor --data-dir /var/lib/latchkey
+  latchkey doctor --database-url postgres://latchkey@db/latchkey --pepper-file /etc/latchkey/pepper")]
+pub(super) struct Args {
+    #[command(flatten)]
+    store: StoreSettings,
+    /// The server to ask
+    #[arg(long, value_name = "URL", env = "LATCHKEY_SERVER", default_value = "http://127.0.0.1:50051")]
+    server: String,
+    /// Print JSON, an object a finding
+    #[arg(long, env = "LATCHKEY_JSON", value_parser = clap::builder::BoolishValueParser::new())]
+    json: bool,
+}
+
+impl Args {
+    pub(super) fn run(&self) -> ExitCode {
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(problem) => {
+                eprintln!("error: {problem}");
+                return Exit::NoAnswer.into();
+            }
+        };
+        let findings = runtime.block_on(self.examine());
+        for finding in &findings {
+            self.show(finding);
+        }
+        let unwell = findings.iter().filter(|finding| finding.advice.is_some()).count();
+        if !self.json {
+            println!("{}", if unwell == 0 { "All is well.".to_owned() } else { format!("{unwell} to be seen to.") });
+        }
+        if unwell == 0 { Exit::Done } else { Exit::Refused }.into()
+    }
+
+    async fn examine(&self) -> Vec<Finding> {
+        let mut findings = vec![clock()];
+        let pepper = Pepper::load(&self.store.pepper_file());
+        findings.push(match &pepper {
+            Ok(pepper) => well("pepper", format!("{} key(s), mode 0600", pepper.keys().count())),
+            Err(problem) => unwell("pepper", problem.to_string(), "See above; without it no password can be verified."),
+        });
+        let is_running = self.server(&mut findings).await;
+        match open_store(&self.store).await {
+            Ok(store) => self.database(&*store, pepper.ok(), &mut findings).await,
+            Err(problem) => match problem.downcast_ref::<OpenError>() {
+                Some(OpenError::Locked { .. }) if is_running => {
+                    findings.push(well("database", "in use by the running server, which says that it is ready".to_owned()));
+                }
+                _ => findings.push(unwell("database", problem.to_string(), "See above; logins can't be answered without it.")),
+            },
+        }
+        findings
+    }
+
+    async fn database(&self, store: &dyn Store, pepper: Option<Pepper>, findings: &mut Vec<Finding>) {
+        match store.examine().await {
+            Ok(found) => findings.extend(found),
+            Err(problem) => findings.push(unwell("database", problem.to_string(), "Look into the database's log.")),
+        }
+        if let (Some(pepper), Ok(known)) = (pepper, store.pepper_checks().await) {
+            findings.push(match pepper.verify_against(&self.store.pepper_file(), &known) {
+                Ok(_) => well("pepper and database", "belong together".to_owned()),
+                Err(problem) => unwell("pepper and database", problem.to_string(), "Put the right file in its place."),
+            });
+        }
+        if let Ok(nodes) = store.nodes().await
+            && !self.store.is_sqlite()
+        {
+            let names: Vec<_> = nodes.iter().map(|node| format!("{} (lease {:?})", node.name, node.lease)).collect();
+            let differ = nodes.windows(2).any(|pair| pair[0].lease != pair[1].lease);
+            let found = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            let advice = "The replicas' --lease differ: a revocation waits for the longest. Set them alike.";
+            findings.push(if differ { unwell("replicas", found, advice) } else { well("replicas", found) });
+        }
+    }
+
+    /// Whether a server answers that it is ready.
+    async fn server(&self, findings: &mut Vec<Finding>) -> bool {
+        let asked = async {
+            let channel = Endpoint::from_shared(self.server.clone())?.connect_timeout(CONNECT_TIMEOUT).connect().await?;
+            anyhow::Ok(HealthClient::new(channel).check(HealthCheckRequest::default()).await?.into_inner().status())
+        };
+        match asked.await {
+            Ok(ServingStatus::Serving) => {
+                findings.push(well("server", format!("{} is ready", self.server)));
+                true
+            }
+            Ok(_) => {
+                let advice = "It runs, but does not reach its database: look into its log.";
+                findings.push(unwell("server", format!("{} is not ready", self.server), advice));
+                false
+            }
+            Err(_) => {
+                findings.push(unwell(
+                    "server",
+                    format!("{} does not answer", self.server),
+                    "Start it, or name it with --server.",
+                ));
+                false
+            }
+        }
+    }
+
+    fn show(&self, finding: &Finding) {
+        let Finding { what, found, advice } = finding;
+        if self.json {
+            println!("{}", json!({ "what": what, "found": found, "advice": advice }));
+            return;
+        }
+        println!("{} {what}: {found}", if advice.is_none() { "ok  " } else { "LOOK" });
+        if let Some(advice) = advice {
+            println!("     {advice}");
+        }
+    }
+}
+
+/// Leases count on a clock that runs evenly.
+fn clock() -> Finding {
+    let source = fs::read_to_string("/sys/devices/system/clocksource/clocksource0/current_clocksource");
+    match source.as_deref().map(str::trim) {
+        Ok(name) if GOOD_CLOCKS.contains(&name) => well("clock source", name.to_owned()),
+        Ok(name) => unwell(
+            "clock source",
+            name.to_owned(),
+            "A slow clock makes every login slower: is tsc switched off, by the kernel or the hypervisor?",
+        ),
+        Err(_) => well("clock source", "not told by this system".to_owned()),
+    }
+}
+
+fn well(what: &'static str, found: String) -> Finding {
+    Finding { what, found, advice: None }
+}
+
+fn unwell(what: &'static str, found: String, advice: &str) -> Finding {
+    Finding { what, found, advice: Some(advice.to_owned()) }
+}

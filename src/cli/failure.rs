@@ -1,0 +1,212 @@
+//! Why a command did not do what it was asked: one line of what happened, one of what to do, and how the program ends.
+
+use std::io;
+
+use serde_json::{Map, Value, json};
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+use super::Exit;
+use crate::config;
+
+/// A command that ended otherwise than done.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(super) struct Failure {
+    exit: Exit,
+    message: String,
+    advice: Option<String>,
+    /// What the server said, for `--json`.
+    details: Map<String, Value>,
+}
+
+impl Failure {
+    fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into(), advice: None, details: Map::new() }
+    }
+
+    /// The arguments, or what they lead to, can't be used.
+    pub(super) fn usage(message: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, message)
+    }
+
+    /// It was not done, and that is certain.
+    pub(super) fn refused(message: impl Into<String>) -> Self {
+        Self::new(Exit::Refused, message)
+    }
+
+    pub(super) fn no_answer(message: impl Into<String>) -> Self {
+        Self::new(Exit::NoAnswer, message)
+    }
+
+    pub(super) fn with_advice(mut self, advice: impl Into<String>) -> Self {
+        self.advice = Some(advice.into());
+        self
+    }
+
+    /// A failed login check is never a DENY, so 1 stands for DENY alone: what can't be asked is a matter of usage, all else is no answer.
+    pub(super) fn of_login(mut self) -> Self {
+        let asked_wrongly = self.details.get("code").is_some_and(|code| code == "INVALID_ARGUMENT");
+        if self.exit == Exit::Refused {
+            self.exit = if asked_wrongly { Exit::Usage } else { Exit::NoAnswer };
+        }
+        self
+    }
+
+    /// Says it, for people or as JSON, and how the program is to end.
+    pub(super) fn report(mut self, as_json: bool) -> Exit {
+        if as_json {
+            self.details.insert("message".into(), self.message.into());
+            self.details.insert("advice".into(), self.advice.into());
+            eprintln!("{}", json!({ "error": self.details }));
+        } else if !self.message.is_empty() {
+            eprintln!("error: {}", super::output::printable(&self.message));
+            if let Some(advice) = self.advice {
+                eprintln!("  {}", super::output::printable(&advice));
+            }
+        }
+        self.exit
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            // Whoever read our output (`head`) has seen enough.
+            return Self::new(Exit::Done, "");
+        }
+        Self::refused(error.to_string())
+    }
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        let details = status.get_error_details();
+        let info = details.error_info();
+        let reason = info.map_or("", |info| info.reason.as_str());
+        let fields: Vec<_> = details.bad_request().map(|bad| bad.field_violations.clone()).unwrap_or_default();
+        let retry = details.retry_info().and_then(|retry| retry.retry_delay);
+
+        let mut failure = Self::new(exit(status.code()), message(&status));
+        failure.advice = advice(reason, status.code(), info.and_then(|info| info.metadata.get("device_id")).map(String::as_str))
+            .map(|advice| match retry {
+                Some(delay) => format!("{advice} Try again in {}.", config::human(delay)),
+                None => advice,
+            });
+        failure.details.insert("code".into(), code_name(status.code()).into());
+        failure.details.insert("reason".into(), reason.into());
+        if !fields.is_empty() {
+            let fields: Vec<_> = fields.iter().map(|f| json!({ "field": f.field, "problem": f.description })).collect();
+            failure.details.insert("fields".into(), fields.into());
+        }
+        if let Some(info) = info.filter(|info| !info.metadata.is_empty()) {
+            failure.details.insert("metadata".into(), json!(info.metadata));
+        }
+        if let Some(delay) = retry {
+            failure.details.insert("retry_after_seconds".into(), delay.as_secs_f64().into());
+        }
+        failure
+    }
+}
+
+fn exit(code: Code) -> Exit {
+    match code {
+        Code::Ok => Exit::Done,
+        // Whether the server did it is not known in any of these.
+        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Internal | Code::Unknown | Code::DataLoss => {
+            Exit::NoAnswer
+        }
+        _ => Exit::Refused,
+    }
+}
+
+/// What happened, with each field that the server names.
+fn message(status: &Status) -> String {
+    let mut message = match status.code() {
+        Code::Cancelled | Code::DeadlineExceeded => "no answer in time".to_owned(),
+        Code::Unavailable if std::error::Error::source(status).is_some() => {
+            format!("no connection to the server: {}", root(status))
+        }
+        _ if status.message().is_empty() => code_name(status.code()).to_owned(),
+        _ => status.message().to_owned(),
+    };
+    for violation in status.get_details_bad_request().map(|bad| bad.field_violations).unwrap_or_default() {
+        if !message.contains(&violation.description) {
+            message = format!("{message}; {}: {}", violation.field, violation.description);
+        }
+    }
+    message
+}
+
+/// The innermost cause: of a failed connection, what the operating system said.
+fn root(status: &Status) -> String {
+    let mut cause: &dyn std::error::Error = status;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
+
+/// What to do. By the server's reason where it has one, else by the code.
+fn advice(reason: &str, code: Code, device_id: Option<&str>) -> Option<String> {
+    let advice = match (reason, code) {
+        ("ACTOR_NOT_PERMITTED", _) => {
+            "That person needs the right to manage the mail service (`latchkey service grant`), or a role as administrator or legal \
+             representative."
+        }
+        ("MAILBOX_NOT_FOUND", _) => "`latchkey mailbox list SERVICE` lists the mailboxes there are.",
+        ("PASSWORD_TOO_WEAK" | "PASSWORD_ALREADY_USED", _) => "Choose another password, or let one be generated.",
+        ("TOO_MANY_DEVICES", _) => {
+            "Disconnect a device that is no longer used: `latchkey device list ADDRESS` shows when each was."
+        }
+        ("GENERIC_PASSWORD_NOT_CHANGEABLE", _) => {
+            "Add a device of its own instead (`latchkey device add`), then disconnect the generic password."
+        }
+        ("DEVICE_IS_DISCONNECTED", _) => "Add a new device: `latchkey device add`.",
+        ("ETAG_MISMATCH", _) => "The list has changed since. Look at it again, and decide again.",
+        ("NOT_EMPTY", _) => "Delete what it holds first.",
+        ("REQUEST_ALREADY_DONE", _) => {
+            let device = device_id.map_or(String::new(), |id| format!(" Device: {id}."));
+            return Some(format!("It was done before. Change the device's password to get a new one.{device}"));
+        }
+        (_, Code::Unauthenticated) => "Say who you are: --token-file, or --certificate and --key.",
+        (_, Code::PermissionDenied) => "This caller's role does not allow it. See --token-file, --certificate and --actor.",
+        (_, Code::NotFound) => "See what there is with the command's `list`.",
+        (_, Code::Unimplemented) => "The server does not know this call: it is older than this command, or not a Latchkey.",
+        (_, Code::ResourceExhausted) => "The server has too much to do.",
+        (_, Code::Unavailable) => {
+            "Is the server running, and is --server right? Nothing tells whether a change was made: look before you repeat it."
+        }
+        (_, Code::Cancelled | Code::DeadlineExceeded) => {
+            "Give it longer with --timeout. A change may have been made: look before you repeat it."
+        }
+        (_, Code::Internal | Code::Unknown | Code::DataLoss) => {
+            "The server's log tells more. A change may have been made: look before you repeat it."
+        }
+        _ => return None,
+    };
+    Some(advice.to_owned())
+}
+
+/// A code's name as gRPC spells it.
+fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}

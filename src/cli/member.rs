@@ -1,0 +1,130 @@
+//! `latchkey member`.
+
+use clap::{
+    Subcommand,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
+
+use super::{
+    Exit,
+    client::{ClientArgs, Session},
+    failure::Failure,
+    list::ListArgs,
+    table, words,
+};
+use crate::proto;
+
+const ROLES: [&str; 3] = ["legal-representative", "administrator", "collaborator"];
+
+/// Say who belongs to an organization, and in which role.
+///
+/// Legal representatives and administrators may manage all its mailboxes; collaborators those of the mail services that they were
+/// given the right to (`latchkey service grant`).
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Example:\n  latchkey member put example bob administrator")]
+pub(super) struct Args {
+    #[command(flatten)]
+    pub(super) client: ClientArgs,
+    #[command(subcommand)]
+    pub(super) command: MemberCommand,
+}
+
+#[derive(Subcommand, Debug)]
+pub(super) enum MemberCommand {
+    /// Make somebody a member, or change their role
+    ///
+    /// A role that gives less access disconnects the person's devices where they lose it.
+    #[command(after_help = "\
+Examples:
+  latchkey member put example bob administrator
+  latchkey member put example bob collaborator --suspended")]
+    Put {
+        /// The organization's id
+        organization: String,
+        /// Your id for the person
+        user: String,
+        /// What they are there
+        #[arg(value_parser = role(), ignore_case = true)]
+        role: proto::Role,
+        /// Deny the person's devices until this is put again without it
+        #[arg(long)]
+        suspended: bool,
+    },
+    /// One member
+    #[command(after_help = "Example:\n  latchkey member get example bob")]
+    Get {
+        /// The organization's id
+        organization: String,
+        /// The person's id
+        user: String,
+    },
+    /// The members of an organization, by id
+    #[command(after_help = "Example:\n  latchkey member list example")]
+    List {
+        /// The organization's id
+        organization: String,
+        #[command(flatten)]
+        list: ListArgs,
+    },
+    /// Take a person's rights and role, and disconnect their devices
+    #[command(after_help = "Example:\n  latchkey member delete example bob")]
+    Delete {
+        /// The organization's id
+        organization: String,
+        /// The person's id
+        user: String,
+    },
+}
+
+impl MemberCommand {
+    pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
+        let mut directory = session.directory();
+        match self {
+            Self::Put { organization, user, role, suspended } => {
+                let request = proto::PutMemberRequest { organization_id: organization, user, role: role.into(), suspended };
+                let answer = directory.put_member(session.request(request)).await?.into_inner();
+                session.output.show(&answer, |out| {
+                    table::pairs(out, &pairs(answer.member.as_ref()))?;
+                    words::write_revocation(out, answer.revocation.as_ref())
+                })?;
+            }
+            Self::Get { organization, user } => {
+                let request = proto::GetMemberRequest { organization_id: organization, user };
+                let answer = directory.get_member(session.request(request)).await?.into_inner();
+                session.output.show(&answer, |out| table::pairs(out, &pairs(answer.member.as_ref())))?;
+            }
+            Self::List { organization, list } => {
+                return session
+                    .list(list.limit, async |page| {
+                        let request = proto::ListMembersRequest {
+                            organization_id: organization.clone(),
+                            page_size: page.size,
+                            page_token: page.token,
+                        };
+                        Ok(session.directory().list_members(session.request(request)).await?.into_inner())
+                    })
+                    .await;
+            }
+            Self::Delete { organization, user } => {
+                let request = proto::DeleteMemberRequest { organization_id: organization, user };
+                let answer = directory.delete_member(session.request(request)).await?.into_inner();
+                session.output.show(&answer, |out| {
+                    writeln!(out, "Deleted.")?;
+                    words::write_revocation(out, answer.revocation.as_ref())
+                })?;
+            }
+        }
+        Ok(Exit::Done)
+    }
+}
+
+fn role() -> impl TypedValueParser<Value = proto::Role> {
+    PossibleValuesParser::new(ROLES)
+        .try_map(|name| proto::Role::from_str_name(&name.to_uppercase().replace('-', "_")).ok_or("not a role"))
+}
+
+fn pairs(member: Option<&proto::Member>) -> Vec<(&'static str, String)> {
+    let it = member.cloned().unwrap_or_default();
+    let role = words::name_of(it.role().as_str_name());
+    vec![("Organization", it.organization_id), ("User", it.user), ("Role", role), ("State", words::suspended(it.suspended))]
+}

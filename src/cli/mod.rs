@@ -1,0 +1,139 @@
+//! Floor 5: the command line. One file a command; those of operators are gRPC clients and hold no rules.
+
+mod client;
+mod device;
+mod doctor;
+mod events;
+mod failure;
+mod import;
+mod keys;
+mod list;
+mod login;
+mod mailbox;
+mod member;
+mod organization;
+mod output;
+mod prompt;
+pub mod serve;
+mod service;
+mod table;
+mod words;
+
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use self::{
+    client::{ClientArgs, Session},
+    failure::Failure,
+};
+use crate::config;
+
+/// Mail passwords, one for each device, whose revocation holds everywhere at once.
+#[derive(Parser, Debug)]
+#[command(name = "latchkey", version, arg_required_else_help = true, subcommand_required = true)]
+#[command(after_help = "\
+Every setting is a flag, an environment variable LATCHKEY_… and a key of the TOML file that --config names, in that order. Keys \
+are named like the flags, and stand at the top of the file, or in a table of one command ([serve], [import]) or of all operator \
+commands ([client]).
+
+Operator commands end 0 (done), 1 (refused), 2 (usage) or 3 (no answer).
+
+Examples:
+  latchkey serve --demo
+  latchkey device list alice@example.com
+  latchkey device add alice@example.com \"Alice's phone\"
+  latchkey device disconnect alice@example.com \"Alice's phone\"
+  latchkey login alice@example.com --protocol IMAP")]
+pub struct Cli {
+    /// A TOML file with settings
+    // Read by `config::with_file` before clap sees it; it stands here for the help and so that clap knows it.
+    #[arg(long, value_name = "FILE", env = "LATCHKEY_CONFIG", global = true, hide_env_values = true)]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    Serve(Box<serve::Args>),
+    // A variant's help is the documentation of its arguments' type.
+    Device(device::Args),
+    Organization(organization::Args),
+    Member(member::Args),
+    Service(service::Args),
+    Mailbox(mailbox::Args),
+    Import(import::Args),
+    Login(login::Args),
+    Events(events::Args),
+    Keys(keys::Args),
+    Doctor(Box<doctor::Args>),
+}
+
+/// How a command ended, for whoever called it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+enum Exit {
+    Done = 0,
+    /// The server said no, or a person did.
+    Refused = 1,
+    Usage = 2,
+    /// Whether it was done is not known: no connection, no answer in time, or a server in trouble.
+    NoAnswer = 3,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Runs the command that the arguments (the program's name first) name, and says how it ended.
+pub fn run(arguments: Vec<OsString>) -> ExitCode {
+    let command = match config::with_file(Cli::command(), &arguments) {
+        Ok(command) => command,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return Exit::Usage.into();
+        }
+    };
+    let parsed = command.try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
+    match parsed {
+        Ok(cli) => cli.command.run(),
+        Err(error) => {
+            // Help and usage go to a terminal or a pipe; if it is closed there is nobody to tell.
+            let _ = error.print();
+            ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage as u8))
+        }
+    }
+}
+
+impl Command {
+    fn run(self) -> ExitCode {
+        match self {
+            Self::Serve(args) => serve::run(&args),
+            Self::Keys(args) => args.run(),
+            Self::Doctor(args) => args.run(),
+            Self::Device(device::Args { client, command }) => ask(client, async |session| command.run(session).await),
+            Self::Organization(organization::Args { client, command }) => ask(client, async |session| command.run(session).await),
+            Self::Member(member::Args { client, command }) => ask(client, async |session| command.run(session).await),
+            Self::Service(service::Args { client, command }) => ask(client, async |session| command.run(session).await),
+            Self::Mailbox(mailbox::Args { client, command }) => ask(client, async |session| command.run(session).await),
+            Self::Import(import::Args { client, options }) => ask(client, async |session| options.run(session).await),
+            Self::Login(login::Args { client, options }) => ask(client, async |session| options.run(session).await),
+            Self::Events(events::Args { client, options }) => ask(client, async |session| options.run(session).await),
+        }
+    }
+}
+
+/// Runs an operator's command: a client of the server that `client` names.
+fn ask(client: ClientArgs, command: impl AsyncFnOnce(&Session) -> Result<Exit, Failure>) -> ExitCode {
+    let json = client.json;
+    let outcome = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::from).and_then(|runtime| {
+        let outcome = runtime.block_on(async { command(&client.connect()?).await });
+        // A thread that waits for standard input must not hold up the end.
+        runtime.shutdown_background();
+        outcome
+    });
+    outcome.unwrap_or_else(|failure| failure.report(json)).into()
+}

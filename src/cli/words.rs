@@ -1,0 +1,191 @@
+//! The contract's messages in words for people.
+
+use std::io::{self, Write};
+
+use jiff::{Timestamp, tz::TimeZone};
+
+use super::output::printable;
+use crate::proto::{self, Decision, Reason, event, revocation};
+
+/// A moment in the local time zone, to the minute; empty if there is none.
+pub(super) fn time(time: Option<&prost_types::Timestamp>) -> String {
+    local(time, "%Y-%m-%d %H:%M")
+}
+
+/// A moment in the local time zone, to the second, with its offset.
+pub(super) fn exact_time(time: Option<&prost_types::Timestamp>) -> String {
+    local(time, "%Y-%m-%d %H:%M:%S %:z")
+}
+
+pub(super) fn on_off(on: bool) -> String {
+    if on { "on" } else { "off" }.to_owned()
+}
+
+pub(super) fn suspended(suspended: bool) -> String {
+    if suspended { "suspended" } else { "active" }.to_owned()
+}
+
+/// An enum value's name as words: `LEGAL_REPRESENTATIVE` is "legal representative".
+pub(super) fn name_of(name: &str) -> String {
+    name.to_lowercase().replace('_', " ")
+}
+
+/// A device as a row of a list.
+pub(super) fn device_row(device: &proto::Device) -> [String; 6] {
+    let last_use = match (&device.disconnect_time, &device.last_use) {
+        (Some(when), _) => format!("disconnected {}", time(Some(when))),
+        (None, Some(last_use)) => format!("{} {}", time(last_use.time.as_ref()), last_use.protocol().as_str_name()),
+        (None, None) => "never".to_owned(),
+    };
+    [
+        device.name.clone(),
+        device.kind().as_str_name().to_owned(),
+        device.device_id.clone(),
+        device.user.clone(),
+        last_use,
+        limits(device),
+    ]
+}
+
+/// What a device may not do, in short; empty if it may all.
+fn limits(device: &proto::Device) -> String {
+    let mut limits = Vec::new();
+    if !device.login_enabled {
+        limits.push("login off".to_owned());
+    }
+    if !device.allowed_protocols.is_empty() {
+        limits.push(protocols(device));
+    }
+    limits.extend(device.allowed_networks.iter().cloned());
+    if device.expire_time.is_some() {
+        limits.push(format!("until {}", time(device.expire_time.as_ref())));
+    }
+    limits.join(", ")
+}
+
+fn protocols(device: &proto::Device) -> String {
+    device.allowed_protocols().map(|protocol| protocol.as_str_name()).collect::<Vec<_>>().join(", ")
+}
+
+/// A device, in full.
+pub(super) fn device_pairs(device: &proto::Device) -> Vec<(&'static str, String)> {
+    let last_use = device.last_use.as_ref().map_or_else(
+        || "never".to_owned(),
+        |last| {
+            let from = if last.client_ip.is_empty() { String::new() } else { format!(" from {}", last.client_ip) };
+            format!("{}, {}{from}", exact_time(last.time.as_ref()), last.protocol().as_str_name())
+        },
+    );
+    let changes = match device.generation {
+        0 | 1 => "never changed".to_owned(),
+        2 => "changed once".to_owned(),
+        generation => format!("changed {} times", generation - 1),
+    };
+    let everywhere = |text: String| if text.is_empty() { "all".to_owned() } else { text };
+    vec![
+        ("Name", device.name.clone()),
+        ("Address", device.address.clone()),
+        ("Id", device.device_id.clone()),
+        ("Kind", device.kind().as_str_name().to_owned()),
+        ("User", device.user.clone()),
+        ("Protocols", everywhere(protocols(device))),
+        ("Networks", everywhere(device.allowed_networks.join(", "))),
+        ("Login", if device.login_enabled { String::new() } else { "switched off".to_owned() }),
+        ("Created", exact_time(device.create_time.as_ref())),
+        ("Expires", exact_time(device.expire_time.as_ref())),
+        ("Last used", last_use),
+        ("Password", format!("{changes}{}", if device.can_change_password { "" } else { ", can't be changed" })),
+        ("Sessions", if device.live_sessions == 0 { String::new() } else { device.live_sessions.to_string() }),
+        ("Disconnected", exact_time(device.disconnect_time.as_ref())),
+    ]
+}
+
+/// An entry of the audit trail, as a row.
+pub(super) fn event_row(event: &proto::Event) -> [String; 6] {
+    let device = if event.device_name.is_empty() { event.device_id.clone() } else { event.device_name.clone() };
+    let by = match (event.actor.as_str(), event.caller.as_str()) {
+        ("", caller) => caller.to_owned(),
+        (actor, "") => actor.to_owned(),
+        (actor, caller) => format!("{actor} ({caller})"),
+    };
+    let when = time(event.time.as_ref());
+    match &event.logins {
+        Some(logins) if event.r#type() == event::Type::Login => {
+            let decision = if logins.decision() == Decision::Allow { "login" } else { "login denied" };
+            let times = if logins.count > 1 { format!(", {} times", logins.count) } else { String::new() };
+            let reason = if logins.reason() == Reason::Ok {
+                String::new()
+            } else {
+                format!(": {}", name_of(logins.reason().as_str_name()))
+            };
+            let detail = format!("{}{times}{reason}", logins.protocol().as_str_name());
+            [when, decision.to_owned(), device, logins.frontend.clone(), logins.client_ip.clone(), detail]
+        }
+        _ => [when, name_of(event.r#type().as_str_name()), device, by, event.peer.clone(), event.detail.clone()],
+    }
+}
+
+/// How far a revocation has come, as a sentence.
+pub(super) fn revocation(revocation: Option<&proto::Revocation>) -> String {
+    let Some(it) = revocation.filter(|it| it.revision != 0) else { return "There was nothing to revoke.".to_owned() };
+    let closed = match it.closed_sessions {
+        0 => String::new(),
+        1 => " 1 session was closed.".to_owned(),
+        n => format!(" {n} sessions were closed."),
+    };
+    if it.state() == revocation::State::Effective {
+        return format!("Effective everywhere.{closed}");
+    }
+    let nodes: Vec<_> = it
+        .unconfirmed
+        .iter()
+        .map(|node| if node.name.is_empty() { &node.node } else { &node.name })
+        .map(|n| printable(n))
+        .collect();
+    let unconfirmed = if nodes.is_empty() { String::new() } else { format!(" Not confirmed yet by {}.", nodes.join(", ")) };
+    format!(
+        "Final, and effective everywhere by {} at the latest (revision {}).{unconfirmed}{closed}",
+        exact_time(it.effective_by.as_ref()),
+        it.revision
+    )
+}
+
+/// Writes what a call revoked beside what it was for, if it revoked anything.
+pub(super) fn write_revocation(out: &mut dyn Write, it: Option<&proto::Revocation>) -> io::Result<()> {
+    match it.filter(|it| it.revision != 0) {
+        Some(it) => {
+            let ended = match it.ended_devices {
+                0 => String::new(),
+                1 => "1 device was disconnected. ".to_owned(),
+                n => format!("{n} devices were disconnected. "),
+            };
+            writeln!(out, "{ended}{}", revocation(Some(it)))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Why a login was let in or not, for the operator at the phone.
+pub(super) fn reason(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Unspecified => "for a reason that this version does not know",
+        Reason::Ok => "the password is a current one",
+        Reason::UnknownAddress => "there is no such mailbox",
+        Reason::WrongPassword => "no device of this mailbox has, or is remembered to have had, this password",
+        Reason::DeviceDisconnected => "the password is right, but its device was disconnected",
+        Reason::PasswordChanged => "this was the device's password before it was changed",
+        Reason::MailboxSuspended => "the mailbox is suspended",
+        Reason::ProtocolNotAllowed => "the device may not use this protocol",
+        Reason::NetworkNotAllowed => "the device may not be used from this network address",
+        Reason::DeviceExpired => "the device has expired",
+        Reason::GenericLoginOff => "the generic password is switched off for logins",
+        Reason::UserSuspended => "the person whose device this is, is suspended",
+        Reason::Throttled => "too many wrong guesses from there",
+        Reason::MailboxDeleted => "the mailbox is gone",
+    }
+}
+
+fn local(time: Option<&prost_types::Timestamp>, format: &str) -> String {
+    time.and_then(|time| Timestamp::new(time.seconds, time.nanos).ok())
+        .map_or_else(String::new, |time| time.to_zoned(TimeZone::system()).strftime(format).to_string())
+}

@@ -1,0 +1,282 @@
+//! Which call a command makes, and what it shows of the answer.
+
+use serde_json::{Value, json};
+
+use super::server::Server;
+
+const ID: &str = "0193b5a0-0000-7000-8000-000000000001";
+const OTHER_ID: &str = "0193b5a0-0000-7000-8000-000000000002";
+
+/// Runs a command and returns the last message that the server was sent, without its random request_id, and its method.
+fn call(server: &Server, arguments: &[&str]) -> (String, Value) {
+    let ran = server.run(arguments);
+    assert_eq!(ran.code, 0, "{arguments:?}: {ran:?}");
+    let mut asked = server.asked().pop().unwrap();
+    if let Some(id) = asked.message.as_object_mut().unwrap().remove("request_id") {
+        assert_eq!(id.as_str().unwrap().len(), 36);
+    }
+    (asked.method, asked.message)
+}
+
+#[test]
+fn every_command_makes_the_call_that_it_is_named_for() {
+    let server = Server::start();
+    let a = "a@example.com";
+    let cases: &[(&[&str], &str, Value)] = &[
+        (&["device", "list", a], "ListDevices", json!({"address": a, "page_size": 1000})),
+        (
+            &["device", "list", a, "--disconnected", "--limit", "3"],
+            "ListDevices",
+            json!({"address": a, "page_size": 3, "show_disconnected": true}),
+        ),
+        (&["device", "show", a, ID], "GetDevice", json!({"address": a, "device_id": ID})),
+        (
+            &[
+                "device",
+                "add",
+                a,
+                "Phone",
+                "--user",
+                "bob",
+                "--protocol",
+                "imap",
+                "--protocol",
+                "SMTP",
+                "--network",
+                "10.0.0.0/8",
+            ],
+            "CreateDevice",
+            json!({"address": a, "name": "Phone", "user": "bob", "allowed_protocols": ["IMAP", "SMTP"], "allowed_networks": ["10.0.0.0/8"]}),
+        ),
+        (
+            &["device", "add", a, "Phone", "--expires", "2100-01-01"],
+            "CreateDevice",
+            json!({"address": a, "name": "Phone", "expire_time": "2100-01-01T00:00:00Z"}),
+        ),
+        (
+            &["device", "rename", a, ID, "Pad"],
+            "UpdateDevice",
+            json!({"address": a, "device_id": ID, "name": "Pad", "update_mask": "name"}),
+        ),
+        (
+            &["device", "change-password", a, ID],
+            "ChangePassword",
+            json!({"address": a, "device_id": ID, "wait": "WAIT_FOR_EFFECTIVE"}),
+        ),
+        (
+            &["device", "disconnect", a, ID, "--no-wait"],
+            "DisconnectDevice",
+            json!({"address": a, "device_id": ID, "wait": "WAIT_NOT"}),
+        ),
+        (
+            &["device", "disconnect-user", "bob", "--service", "mail"],
+            "DisconnectUserDevices",
+            json!({"user": "bob", "mail_service_id": "mail", "wait": "WAIT_FOR_EFFECTIVE"}),
+        ),
+        (
+            &["device", "disconnect-user", "bob", "--address", a],
+            "DisconnectUserDevices",
+            json!({"user": "bob", "address": a, "wait": "WAIT_FOR_EFFECTIVE"}),
+        ),
+        (&["device", "generic", "off", a], "SetGenericLogin", json!({"address": a, "wait": "WAIT_FOR_EFFECTIVE"})),
+        (
+            &["device", "generic", "on", "--service", "mail"],
+            "SetGenericLogin",
+            json!({"mail_service_id": "mail", "enabled": true, "wait": "WAIT_FOR_EFFECTIVE"}),
+        ),
+        (&["device", "permissions", a], "TestPermissions", json!({"address": a})),
+        (&["events", a, "--device", ID, "--limit", "5"], "ListEvents", json!({"address": a, "page_size": 5, "device_id": ID})),
+        (&["organization", "put", "o", "--name", "O"], "PutOrganization", json!({"organization_id": "o", "display_name": "O"})),
+        (&["organization", "get", "o"], "GetOrganization", json!({"organization_id": "o"})),
+        (&["organization", "list"], "ListOrganizations", json!({"page_size": 1000})),
+        (&["organization", "delete", "o"], "DeleteOrganization", json!({"organization_id": "o"})),
+        (
+            &["member", "put", "o", "bob", "legal-representative", "--suspended"],
+            "PutMember",
+            json!({"organization_id": "o", "user": "bob", "role": "LEGAL_REPRESENTATIVE", "suspended": true}),
+        ),
+        (&["member", "get", "o", "bob"], "GetMember", json!({"organization_id": "o", "user": "bob"})),
+        (&["member", "list", "o"], "ListMembers", json!({"organization_id": "o", "page_size": 1000})),
+        (&["member", "delete", "o", "bob"], "DeleteMember", json!({"organization_id": "o", "user": "bob"})),
+        (
+            &["service", "put", "mail", "--organization", "o"],
+            "PutMailService",
+            json!({"mail_service_id": "mail", "organization_id": "o"}),
+        ),
+        (&["service", "get", "mail"], "GetMailService", json!({"mail_service_id": "mail"})),
+        (&["service", "list", "o"], "ListMailServices", json!({"organization_id": "o", "page_size": 1000})),
+        (&["service", "delete", "mail"], "DeleteMailService", json!({"mail_service_id": "mail"})),
+        (&["service", "grant", "mail", "bob"], "PutRight", json!({"mail_service_id": "mail", "user": "bob"})),
+        (&["service", "revoke", "mail", "bob"], "DeleteRight", json!({"mail_service_id": "mail", "user": "bob"})),
+        (&["service", "rights", "mail"], "ListRights", json!({"mail_service_id": "mail", "page_size": 1000})),
+        (
+            &["mailbox", "put", a, "--service", "mail", "--generic-hash", "{SSHA}x"],
+            "PutMailbox",
+            json!({"address": a, "mail_service_id": "mail", "generic_password_hash": "{SSHA}x"}),
+        ),
+        (&["mailbox", "get", a], "GetMailbox", json!({"address": a})),
+        (&["mailbox", "list", "mail"], "ListMailboxes", json!({"mail_service_id": "mail", "page_size": 1000})),
+        (&["mailbox", "suspend", a], "SuspendMailbox", json!({"address": a})),
+        (&["mailbox", "resume", a], "ResumeMailbox", json!({"address": a})),
+        (&["mailbox", "delete", a], "DeleteMailbox", json!({"address": a})),
+    ];
+    for (arguments, method, message) in cases {
+        assert_eq!(call(&server, arguments), ((*method).to_owned(), message.clone()), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_list_shows_all_pages_as_one_table() {
+    let server = Server::start();
+    server.answer_with("ListDevices", |request| {
+        Ok(if request.get("page_token").is_none() {
+            json!({"devices": [{
+                "device_id": ID, "name": "Alice's phone", "kind": "GENERATED", "login_enabled": true,
+                "last_use": {"time": "2026-11-23T09:30:00Z", "protocol": "IMAP"},
+            }], "next_page_token": "2", "etag": "e"})
+        } else {
+            json!({"devices": [{
+                "device_id": OTHER_ID, "name": "Old\u{1b}[2J", "kind": "GENERIC", "allowed_protocols": ["SMTP"], "user": "bob",
+            }], "etag": "e"})
+        })
+    });
+    let ran = server.run(&["device", "list", "a@example.com"]);
+    let expected = "\
+NAME           KIND       ID                                    USER  LAST USED              LIMITS
+Alice's phone  GENERATED  0193b5a0-0000-7000-8000-000000000001  -     2026-11-23 09:30 IMAP  -
+Old\u{fffd}[2J        GENERIC    0193b5a0-0000-7000-8000-000000000002  bob   never                  login off, SMTP
+";
+    assert_eq!(ran.out, expected);
+
+    let json = server.run(&["device", "list", "a@example.com", "--json"]).out;
+    let pages: Vec<Value> = json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(pages.len(), 2, "a page is a line");
+    assert_eq!(pages[0]["devices"][0]["last_use"]["time"], "2026-11-23T09:30:00Z");
+    assert_eq!(pages[1]["devices"][0]["kind"], "GENERIC");
+    assert_eq!(pages[1]["devices"][0]["live_sessions"], 0, "fields stand there with their defaults too");
+    assert_eq!(pages[1]["etag"], "e");
+}
+
+#[test]
+fn an_empty_list_says_so_beside_the_output() {
+    let ran = Server::start().run(&["mailbox", "list", "mail"]);
+    assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (0, "", "No mailboxes.\n"));
+}
+
+#[test]
+fn a_device_can_be_named_as_far_as_only_one_has_the_name() {
+    let server = Server::start();
+    server.answer(
+        "ListDevices",
+        json!({"devices": [
+            {"device_id": ID, "name": "Phone"}, {"device_id": OTHER_ID, "name": "Pad"}, {"device_id": "third", "name": "Pad"},
+        ]}),
+    );
+    let (method, message) = call(&server, &["device", "disconnect", "a@example.com", "phone"]);
+    assert_eq!((method.as_str(), &message["device_id"]), ("DisconnectDevice", &json!(ID)));
+
+    let ran = server.run(&["device", "disconnect", "a@example.com", "Pad"]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains("2 devices") && ran.err.contains(OTHER_ID) && ran.err.contains("third"), "{ran:?}");
+    let ran = server.run(&["device", "disconnect", "a@example.com", "Watch"]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains("no device called \"Watch\"") && ran.err.contains("\"Phone\""), "{ran:?}");
+    assert!(server.asked().iter().all(|asked| asked.method == "ListDevices"), "nothing is disconnected on a guess");
+}
+
+#[test]
+fn a_generated_password_is_shown_and_a_chosen_one_never_is() {
+    let server = Server::start();
+    server.answer(
+        "CreateDevice",
+        json!({"device": {"device_id": ID, "name": "Phone", "address": "a@example.com"}, "password": "aaaa-bbbb"}),
+    );
+    let ran = server.run(&["device", "add", "a@example.com", "Phone"]);
+    assert!(ran.out.contains("\n    aaaa-bbbb\n") && ran.out.contains("shown this once"), "{ran:?}");
+    assert_eq!(server.run(&["device", "add", "a@example.com", "Phone", "--json"]).json()["password"], "aaaa-bbbb");
+    server.asked();
+
+    server.answer("CreateDevice", json!({"device": {"device_id": ID, "name": "Phone"}}));
+    let chosen = "correct horse battery";
+    for json in [&[][..], &["--json"]] {
+        let arguments = [&["device", "add", "a@example.com", "Phone", "--password-stdin"], json].concat();
+        let ran = server.run_with_input(&arguments, &format!("{chosen}\r\nnot this"));
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert_eq!(server.asked()[0].message["password"], chosen);
+        assert!(!ran.out.contains(chosen) && !ran.err.contains(chosen), "{ran:?}");
+    }
+    let ran = server.run(&["device", "add", "a@example.com", "Phone", "--password-stdin"]);
+    assert_eq!(ran.code, 2, "no password is no wish for a generated one");
+    assert!(server.asked().is_empty());
+}
+
+#[test]
+fn a_generic_hash_can_come_from_standard_input() {
+    let server = Server::start();
+    let ran = server.run_with_input(&["mailbox", "put", "a@x", "--service", "mail", "--generic-hash-stdin"], "{SSHA}abc\n");
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(server.asked()[0].message["generic_password_hash"], "{SSHA}abc");
+}
+
+#[test]
+fn a_revocation_says_how_far_it_has_come() {
+    let server = Server::start();
+    let disconnect = ["device", "disconnect", "a@example.com", ID];
+    server.answer("DisconnectDevice", json!({"revocation": {"revision": 7, "state": "EFFECTIVE", "closed_sessions": 2}}));
+    assert_eq!(server.run(&disconnect).out, "Disconnected. Effective everywhere. 2 sessions were closed.\n");
+    server.answer(
+        "DisconnectDevice",
+        json!({"revocation": {
+            "revision": 7, "state": "PENDING", "effective_by": "2026-11-23T09:30:10Z", "unconfirmed": [{"node": "n", "name": "mx1"}],
+        }}),
+    );
+    let pending = "Disconnected. Final, and effective everywhere by 2026-11-23 09:30:10 +00:00 at the latest (revision 7). \
+                   Not confirmed yet by mx1.\n";
+    assert_eq!(server.run(&disconnect).out, pending);
+    let json = server.run(&[&disconnect[..], &["--json"]].concat()).json();
+    assert_eq!(json["revocation"]["state"], "PENDING");
+    assert_eq!(json["revocation"]["revision"], "7", "64-bit numbers are strings in proto3's JSON");
+}
+
+#[test]
+fn events_and_logins_read_as_a_history() {
+    let server = Server::start();
+    server.answer(
+        "ListEvents",
+        json!({"events": [
+            {"time": "2026-11-23T09:30:00Z", "type": "LOGIN", "device_name": "Phone", "logins": {
+                "decision": "DENY", "reason": "DEVICE_DISCONNECTED", "protocol": "IMAP", "client_ip": "192.0.2.7", "frontend": "mx1",
+                "count": 12}},
+            {"time": "2026-11-23T09:00:00Z", "type": "DEVICE_DISCONNECTED", "device_name": "Phone", "actor": "bob", "caller": "manager",
+             "peer": "10.0.0.1", "revision": 7},
+        ]}),
+    );
+    let expected = "\
+TIME              EVENT                DEVICE  BY             FROM       DETAIL
+2026-11-23 09:30  login denied         Phone   mx1            192.0.2.7  IMAP, 12 times: device disconnected
+2026-11-23 09:00  device disconnected  Phone   bob (manager)  10.0.0.1   -
+";
+    assert_eq!(server.run(&["events", "a@example.com"]).out, expected);
+}
+
+#[test]
+fn a_device_in_full_says_what_it_may_and_how_old_its_password_is() {
+    let server = Server::start();
+    server.answer("GetDevice", json!({"device": {
+        "device_id": ID, "address": "a@example.com", "name": "Phone", "kind": "CHOSEN", "generation": 3, "can_change_password": true,
+        "login_enabled": true, "allowed_protocols": ["IMAP", "SMTP"], "create_time": "2026-11-20T09:30:00Z",
+        "last_use": {"time": "2026-11-23T09:30:00Z", "protocol": "IMAP", "client_ip": "192.0.2.7"},
+    }}));
+    let expected = "\
+Name          Phone
+Address       a@example.com
+Id            0193b5a0-0000-7000-8000-000000000001
+Kind          CHOSEN
+Protocols     IMAP, SMTP
+Networks      all
+Created       2026-11-20 09:30:00 +00:00
+Last used     2026-11-23 09:30:00 +00:00, IMAP from 192.0.2.7
+Password      changed 2 times
+";
+    assert_eq!(server.run(&["device", "show", "a@example.com", ID]).out, expected);
+}

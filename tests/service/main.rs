@@ -1,0 +1,19 @@
+//! The real binary, from outside, on each store: what the README and the proto promise.
+
+#![expect(clippy::expect_used, reason = "a test that can't go on has failed")]
+#![expect(unreachable_pub, reason = "a test program exports nothing")]
+
+mod devices;
+mod directory;
+mod faults;
+mod import;
+mod inputs;
+mod logins;
+mod passwords;
+mod readme;
+mod rights;
+mod server;
+#[path = "../support/mod.rs"]
+mod support;
+mod telemetry;
+mod world;

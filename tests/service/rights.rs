@@ -1,0 +1,136 @@
+//! Who may do what, and what is lost with a right.
+
+use latchkey::proto::{self, Permission, Reason, Role};
+use tonic::Code;
+
+use crate::{
+    server::StoreKind,
+    world::{ADDRESS, ORGANIZATION, SERVICE, World, acting_as, on_each_store, reason_of},
+};
+
+on_each_store!(
+    only_who_may_manage_the_mail_service_sees_its_mailboxes,
+    permissions_tell_beforehand,
+    who_loses_access_loses_their_devices,
+    a_suspended_member_is_denied_until_it_is_lifted,
+    all_devices_of_a_person_go_at_once,
+);
+
+async fn people(world: &World) {
+    world.put_member("ada", Role::Administrator).await;
+    world.put_member("leo", Role::LegalRepresentative).await;
+    world.put_member("cole", Role::Collaborator).await;
+    world.put_member("maya", Role::Collaborator).await;
+    let right = proto::PutRightRequest { mail_service_id: SERVICE.into(), user: "maya".into() };
+    world.server.directory().await.put_right(right).await.expect("a right is put");
+}
+
+async fn only_who_may_manage_the_mail_service_sees_its_mailboxes(store: StoreKind) {
+    let mut world = World::new(store).await;
+    people(&world).await;
+    world.add("Phone").await;
+    let list = |address: &str| proto::ListDevicesRequest { address: address.into(), ..Default::default() };
+    for actor in ["ada", "leo", "maya"] {
+        let listed = world.devices.list_devices(acting_as(actor, list(ADDRESS))).await.expect("may").into_inner();
+        assert_eq!(listed.devices.len(), 1, "{actor}");
+    }
+    for actor in ["cole", "stranger"] {
+        let mut answers = Vec::new();
+        for address in [ADDRESS, "nobody@example.com"] {
+            let status = world.devices.list_devices(acting_as(actor, list(address))).await.expect_err("may not");
+            assert_eq!((status.code(), reason_of(&status).as_str()), (Code::PermissionDenied, "ACTOR_NOT_PERMITTED"));
+            answers.push((status.message().to_owned(), status.details().to_vec()));
+        }
+        assert_eq!(answers[0], answers[1], "nothing tells whether the mailbox exists");
+        let create = proto::CreateDeviceRequest { address: ADDRESS.into(), name: "Mine".into(), ..Default::default() };
+        let status = world.devices.create_device(acting_as(actor, create)).await.expect_err("may not");
+        assert_eq!(status.code(), Code::PermissionDenied);
+    }
+    assert_eq!(world.names().await, ["Phone"]);
+}
+
+async fn permissions_tell_beforehand(store: StoreKind) {
+    let mut world = World::new(store).await;
+    people(&world).await;
+    world.put_mailbox(ADDRESS, "{SSHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g0ZGZkZmFqc2Y=").await;
+    let generic = world.list().await.devices.remove(0).device_id;
+    let mut asked = async |actor: &str, address: &str, device_id: &str| {
+        let request = proto::TestPermissionsRequest { address: address.into(), device_id: device_id.into() };
+        let answer = world.devices.test_permissions(acting_as(actor, request)).await.expect("an answer").into_inner();
+        answer.permissions().collect::<Vec<_>>()
+    };
+    assert!(asked("maya", ADDRESS, "").await.contains(&Permission::ChangePassword));
+    let of_generic = asked("maya", ADDRESS, &generic).await;
+    assert!(of_generic.contains(&Permission::DisconnectDevice) && !of_generic.contains(&Permission::ChangePassword));
+    assert_eq!(asked("cole", ADDRESS, "").await, []);
+    assert_eq!(asked("ada", "nobody@example.com", "").await, []);
+}
+
+async fn with_device_of(world: &mut World, user: &str) -> String {
+    let request = proto::CreateDeviceRequest {
+        address: ADDRESS.into(),
+        name: format!("Phone of {user}"),
+        user: user.into(),
+        ..Default::default()
+    };
+    let (_, password) = world.add_with(request).await;
+    assert_eq!(world.reason(&password).await, Reason::Ok);
+    password
+}
+
+async fn who_loses_access_loses_their_devices(store: StoreKind) {
+    let mut world = World::new(store).await;
+    people(&world).await;
+    let mut passwords = std::collections::BTreeMap::new();
+    for user in ["ada", "leo", "maya", "cole"] {
+        passwords.insert(user, with_device_of(&mut world, user).await);
+    }
+    let mut directory = world.server.directory().await;
+    let right = proto::DeleteRightRequest { mail_service_id: SERVICE.into(), user: "maya".into() };
+    let lost = directory.delete_right(right).await.expect("deleted").into_inner().revocation.expect("a revocation");
+    assert_eq!((lost.ended_devices, lost.state()), (1, proto::revocation::State::Effective));
+    assert_eq!(world.reason(&passwords["maya"]).await, Reason::DeviceDisconnected);
+
+    world.put_member("ada", Role::Collaborator).await;
+    assert_eq!(world.reason(&passwords["ada"]).await, Reason::DeviceDisconnected, "a role that gives no access");
+
+    let member = proto::DeleteMemberRequest { organization_id: ORGANIZATION.into(), user: "cole".into() };
+    directory.delete_member(member).await.expect("deleted");
+    assert_eq!(world.reason(&passwords["cole"]).await, Reason::DeviceDisconnected, "who left");
+    assert_eq!(world.reason(&passwords["leo"]).await, Reason::Ok, "nobody else's");
+}
+
+async fn a_suspended_member_is_denied_until_it_is_lifted(store: StoreKind) {
+    let mut world = World::new(store).await;
+    people(&world).await;
+    let password = with_device_of(&mut world, "cole").await;
+    let mut directory = world.server.directory().await;
+    for (suspended, reason) in [(true, Reason::UserSuspended), (false, Reason::Ok)] {
+        let member = proto::PutMemberRequest {
+            organization_id: ORGANIZATION.into(),
+            user: "cole".into(),
+            role: Role::Collaborator.into(),
+            suspended,
+        };
+        directory.put_member(member).await.expect("put");
+        assert_eq!(world.reason(&password).await, reason);
+    }
+}
+
+async fn all_devices_of_a_person_go_at_once(store: StoreKind) {
+    use proto::disconnect_user_devices_request::Scope;
+    let mut world = World::new(store).await;
+    let cole = with_device_of(&mut world, "cole").await;
+    let maya = with_device_of(&mut world, "maya").await;
+    let seen = world.list().await.etag;
+    let request = proto::DisconnectUserDevicesRequest {
+        user: "cole".into(),
+        scope: Some(Scope::MailServiceId(SERVICE.into())),
+        ..Default::default()
+    };
+    let gone = world.devices.disconnect_user_devices(request).await.expect("gone").into_inner();
+    assert_eq!(gone.disconnected_devices, 1);
+    assert_eq!(world.reason(&cole).await, Reason::DeviceDisconnected);
+    assert_eq!(world.reason(&maya).await, Reason::Ok);
+    assert_ne!(world.list().await.etag, seen, "the list is another one now");
+}
