@@ -1,0 +1,293 @@
+//! The cache's fence on real stores, with interleavings chosen on purpose: a login is stopped right after the store has answered it, its device is disconnected (or changed, or its mailbox
+//! suspended) until that is EFFECTIVE, and then the login goes on. And a store that does not answer any more.
+
+#![expect(clippy::expect_used, reason = "a test that can't go on has failed")]
+
+#[path = "../benches/common/mod.rs"]
+mod common;
+#[path = "support/mod.rs"]
+mod support;
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use common::{address, attempt, who};
+use latchkey::{
+    cli::serve::replica::Replica,
+    feed::{
+        Freshness,
+        confirm::{Confirmation, Wait},
+    },
+    hashing::{HashingPool, HashingSettings},
+    login::NoAnswer,
+    model::{
+        address::Address,
+        change::{Change, Revision},
+        clock::{BootTime, Clock, SystemClock, Timestamp},
+        device::{Generation, KeyId, PasswordHash, StoredPassword},
+        event::LoginCount,
+        id::{DeviceId, NodeId},
+        record::MailboxRead,
+        verdict::Reason,
+    },
+    passwords::{
+        hash::{HashCost, Hasher},
+        pepper::Pepper,
+    },
+    store::{Finding, Head, Mode, NewChange, NewMailbox, Node, Origin, Result, Retention, Store, StoreError, Transaction},
+};
+use tokio::sync::oneshot;
+
+/// Where a login is stopped: after the store has answered, before it is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Place {
+    AfterReadMailbox,
+    AfterReadHash,
+}
+
+/// One stop: says that it was reached, and waits to go on.
+struct Stop {
+    place: Place,
+    reached: oneshot::Sender<()>,
+    go_on: oneshot::Receiver<()>,
+}
+
+/// A real store, behind a door that a test can hold.
+struct Held {
+    store: Arc<dyn Store>,
+    stop: Mutex<Option<Stop>>,
+    is_away: AtomicBool,
+}
+
+impl Held {
+    fn over(store: Arc<dyn Store>) -> Arc<Self> {
+        Arc::new(Self { store, stop: Mutex::default(), is_away: AtomicBool::new(false) })
+    }
+
+    /// The next one who comes to this place stops there.
+    fn stop_at(&self, place: Place) -> (oneshot::Receiver<()>, oneshot::Sender<()>) {
+        let ((reached, was_reached), (go, go_on)) = (oneshot::channel(), oneshot::channel());
+        *self.stop.lock().expect("not poisoned") = Some(Stop { place, reached, go_on });
+        (was_reached, go)
+    }
+
+    async fn pass(&self, place: Place) {
+        let stop = self.stop.lock().expect("not poisoned").take_if(|stop| stop.place == place);
+        if let Some(Stop { reached, go_on, .. }) = stop {
+            reached.send(()).expect("the test waits");
+            go_on.await.expect("the test lets it go");
+        }
+    }
+}
+
+macro_rules! held_store {
+    ($($method:ident($($name:ident: $argument:ty),*) -> $answer:ty $(, at $place:ident)?;)*) => {
+        #[async_trait]
+        impl Store for Held {
+            $(async fn $method(&self, $($name: $argument),*) -> Result<$answer> {
+                if self.is_away.load(Ordering::SeqCst) {
+                    return Err(StoreError::Unavailable("the test took it away".to_owned()));
+                }
+                let answer = self.store.$method($($name),*).await;
+                $(self.pass(Place::$place).await;)?
+                answer
+            })*
+
+            fn system(&self) -> &'static str {
+                self.store.system()
+            }
+        }
+    };
+}
+
+held_store! {
+    read_mailbox(address: &Address) -> MailboxRead, at AfterReadMailbox;
+    read_hash(device_id: DeviceId, generation: Generation) -> Option<PasswordHash>, at AfterReadHash;
+    upgrade_password(
+        device_id: DeviceId, generation: Generation, before: Option<&PasswordHash>, after: &StoredPassword, change: &NewChange
+    ) -> Option<Revision>;
+    add_logins(logins: &[LoginCount]) -> ();
+    begin(name: &'static str, mode: Mode) -> Box<dyn Transaction>;
+    import(mailboxes: &[NewMailbox], origin: &Origin) -> Vec<bool>;
+    join(node: &Node) -> ();
+    leave(node_id: NodeId) -> ();
+    sync(node_id: NodeId, renewals: u64, applied: Revision) -> Option<Head>;
+    head(applied: Revision) -> Head;
+    changes(after: Revision, up_to: Revision, limit: usize) -> Vec<Change>;
+    nodes() -> Vec<Node>;
+    remove_node(node_id: NodeId, renewals: u64) -> bool;
+    trim(limits: &Retention) -> u64;
+    pepper_checks() -> Vec<(KeyId, [u8; 32])>;
+    add_pepper_check(key: KeyId, check: [u8; 32]) -> ();
+    ping() -> ();
+    examine() -> Vec<Finding>;
+}
+
+const CHEAP: HashCost = HashCost { memory_kib: 64, passes: 1, lanes: 1 };
+const CHOSEN: &str = "violet-anchor-breeze-47";
+
+/// What a store stands on for as long as it is used.
+struct Ground {
+    store: Arc<dyn Store>,
+    _folder: tempfile::TempDir,
+}
+
+async fn sqlite() -> Ground {
+    let folder = tempfile::tempdir().expect("a folder");
+    Ground { store: common::sqlite(folder.path()), _folder: folder }
+}
+
+async fn postgres() -> Ground {
+    let database = support::postgres::fresh_database().await;
+    Ground { store: common::postgres(&database.url).await, _folder: tempfile::tempdir().expect("a folder") }
+}
+
+/// What ends a password.
+#[derive(Clone, Copy, Debug)]
+enum Ending {
+    Disconnect,
+    Change,
+    Suspend,
+}
+
+impl Ending {
+    /// Does it, and sees it EFFECTIVE.
+    async fn act(self, replica: &Replica, alice: &Address, device: DeviceId) {
+        let who = who();
+        let revocation = match self {
+            Self::Disconnect => {
+                replica.devices.disconnect(&who, alice, device, None, Wait::UntilEffective).await.expect("disconnected")
+            }
+            Self::Change => {
+                let changed = replica.devices.change_password(&who, alice, device, None, None, Wait::UntilEffective).await;
+                changed.expect("changed").revocation
+            }
+            Self::Suspend => replica.directory.suspend_mailbox(&who, alice, true).await.expect("suspended").1,
+        };
+        assert_eq!(revocation.confirmation, Confirmation::Effective);
+    }
+
+    fn reason(self) -> Reason {
+        match self {
+            Self::Disconnect => Reason::DeviceDisconnected,
+            Self::Change => Reason::PasswordChanged,
+            Self::Suspend => Reason::MailboxSuspended,
+        }
+    }
+}
+
+async fn a_login_under_way_is_not_let_in(ground: Ground, chosen: Option<&str>, place: Place, ending: Ending) {
+    let held = Held::over(Arc::clone(&ground.store));
+    let mut settings = common::settings();
+    settings.denial_delay = Duration::ZERO;
+    let replica = Arc::new(common::replica(Arc::clone(&held) as _, &Pepper::random(), CHEAP, settings).await);
+    let alice = address("alice@example.com");
+    common::mailbox(&replica, &alice).await;
+    let password = common::device(&replica, &alice, "Phone", chosen).await;
+    let device = replica.devices.list(&who(), &alice, None, 10, false).await.expect("listed").devices.remove(0).device_id;
+
+    let (reached, go) = held.stop_at(place);
+    let (login, request) = (Arc::clone(&replica.login), attempt(&alice, &password));
+    let under_way = tokio::spawn(async move { login.authenticate(&request).await });
+    reached.await.expect("the login comes there");
+    ending.act(&replica, &alice, device).await;
+    go.send(()).expect("it waits");
+    let verdict = under_way.await.expect("no panic").expect("answered");
+    assert_eq!(verdict.reason, ending.reason(), "a login under way, stopped {place:?}, {ending:?}");
+    let next = replica.login.authenticate(&attempt(&alice, &password)).await.expect("answered");
+    assert_eq!(next.reason, ending.reason(), "a stale entry was left behind: {place:?}, {ending:?}");
+}
+
+macro_rules! on_each_store {
+    ($($name:ident: $chosen:expr, $place:ident;)*) => {
+        mod on_sqlite {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                for ending in [super::Ending::Disconnect, super::Ending::Change, super::Ending::Suspend] {
+                    super::a_login_under_way_is_not_let_in(super::sqlite().await, $chosen, super::Place::$place, ending).await;
+                }
+            })*
+        }
+        mod on_postgres {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                for ending in [super::Ending::Disconnect, super::Ending::Change, super::Ending::Suspend] {
+                    super::a_login_under_way_is_not_let_in(super::postgres().await, $chosen, super::Place::$place, ending).await;
+                }
+            })*
+        }
+    };
+}
+
+on_each_store! {
+    a_generated_password_that_ends_while_its_record_is_read: None, AfterReadMailbox;
+    a_chosen_password_that_ends_while_its_record_is_read: Some(super::CHOSEN), AfterReadMailbox;
+    a_chosen_password_that_ends_while_it_is_hashed: Some(super::CHOSEN), AfterReadHash;
+}
+
+/// Goes with the machine's, and can be moved ahead.
+#[derive(Default)]
+struct MovedClock(AtomicU64);
+
+impl Clock for MovedClock {
+    fn wall(&self) -> Timestamp {
+        SystemClock.wall() + Duration::from_nanos(self.0.load(Ordering::SeqCst))
+    }
+
+    fn boot(&self) -> BootTime {
+        SystemClock.boot() + Duration::from_nanos(self.0.load(Ordering::SeqCst))
+    }
+}
+
+async fn without_a_store(freshness: Freshness) -> (Arc<Held>, Arc<MovedClock>, Replica, Address, String, tempfile::TempDir) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let held = Held::over(common::sqlite(folder.path()));
+    let clock = Arc::new(MovedClock::default());
+    let pepper = Pepper::random();
+    let hashing = HashingSettings { threads: None, queue: 10, deadline: Duration::from_secs(60) };
+    let hashing = HashingPool::new(Hasher::new(&pepper, CHEAP).expect("good"), SystemClock::shared(), hashing);
+    let mut settings = common::settings();
+    settings.denial_delay = Duration::ZERO;
+    settings.feed.freshness = freshness;
+    let replica = Replica::assemble(Arc::clone(&held) as _, &pepper, Arc::new(hashing), Arc::clone(&clock) as _, settings);
+    tokio::spawn(Arc::clone(&replica.feed).run());
+    replica.feed.health().wait_for(|synced| *synced).await.expect("the feed runs");
+    common::provision(&replica).await;
+    let alice = address("alice@example.com");
+    common::mailbox(&replica, &alice).await;
+    let password = common::device(&replica, &alice, "Phone", None).await;
+    assert!(replica.login.authenticate(&attempt(&alice, &password)).await.expect("answered").is_allowed());
+    held.is_away.store(true, Ordering::SeqCst);
+    (held, clock, replica, alice, password, folder)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_store_a_warm_login_is_let_in_until_the_lease_ends_and_then_gets_no_answer() {
+    let (held, clock, replica, alice, password, _folder) = without_a_store(Freshness::Lease).await;
+    let good = attempt(&alice, &password);
+    assert!(replica.login.authenticate(&good).await.expect("the lease holds").is_allowed());
+    let lease = common::settings().feed.lease;
+    clock.0.store(u64::try_from(lease.as_nanos()).expect("short"), Ordering::SeqCst);
+    for attempt in [good.clone(), attempt(&alice, "wrong")] {
+        let answer = replica.login.authenticate(&attempt).await;
+        assert!(matches!(answer, Err(NoAnswer::StoreUnavailable)), "never a denial: {answer:?}");
+    }
+    held.is_away.store(false, Ordering::SeqCst);
+    replica.feed.hint();
+    while replica.login.authenticate(&good).await.is_err() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_freshness_read_no_login_is_answered_without_the_store() {
+    let (_held, _clock, replica, alice, password, _folder) = without_a_store(Freshness::Read).await;
+    let answer = replica.login.authenticate(&attempt(&alice, &password)).await;
+    assert!(matches!(answer, Err(NoAnswer::StoreUnavailable)), "{answer:?}");
+}
