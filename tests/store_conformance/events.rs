@@ -149,7 +149,7 @@ async fn an_older_batch_turns_nothing_back(store: Arc<dyn Store>) {
     let newer = LoginCount { frontend: "newer".into(), ..login(&alice, Some(1), 60) };
     let older =
         LoginCount { frontend: "older".into(), last_client_ip: Some([198, 51, 100, 1].into()), ..login(&alice, Some(1), 30) };
-    store.add_logins(&[newer.clone()]).await.expect("added");
+    store.add_logins(std::slice::from_ref(&newer)).await.expect("added");
     store.add_logins(&[older]).await.expect("added");
     let trail = trail(&store, &alice).await;
     let logins = trail[0].logins.as_ref().expect("logins");

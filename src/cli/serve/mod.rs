@@ -62,6 +62,7 @@ pub(super) fn run(args: &Args) -> ExitCode {
 async fn serve(args: &Args) -> anyhow::Result<()> {
     let clock = SystemClock::shared();
     let telemetry = Telemetry::start(&args.telemetry(), Arc::clone(&clock))?;
+    log_panics_without_their_words();
     let policy = caller_policy(args)?;
     let drain = Drain::new();
     let store = telemetry.observe(open_store(&args.store).await?);
@@ -91,7 +92,11 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
     let (routes, health) = server::routes(services, &policy).context("the contract can't be reflected")?;
     health.set_ready(false).await;
     run_for_ever("readiness", report_readiness(health.clone(), replica.feed.health(), drain.clone()));
-    replica.feed.health().wait_for(|synced| *synced).await.context("the change feed has ended")?;
+    let mut synced = replica.feed.health();
+    tokio::select! {
+        first = synced.wait_for(|synced| *synced) => drop(first.context("the change feed has ended")?),
+        () = drain.started() => bail!("told to stop before the database answered"),
+    }
     if args.demo {
         let program = std::env::args().next().unwrap_or_else(|| "latchkey".to_owned());
         print!("{}", demo::prepare(&replica.directory, &replica.devices, &program, &address.to_string()).await?);
@@ -111,6 +116,14 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
     stop(&replica).await;
     telemetry.shutdown().await;
     Ok(())
+}
+
+/// A panic's words may hold what was being handled: its place is enough.
+fn log_panics_without_their_words() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map_or_else(String::new, ToString::to_string);
+        error!(place, "a panic");
+    }));
 }
 
 /// Everyone on this machine, or those whom the callers file names.
