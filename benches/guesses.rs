@@ -64,7 +64,7 @@ async fn main() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     let settings = ServerSettings { tls: None, max_streams: 10_000, max_calls: 65_536, call_timeout: Duration::from_secs(60) };
-    let serving = server::builder(&settings).expect("a server").add_routes(routes);
+    let serving = server::builder(&settings, tower::layer::util::Identity::new()).expect("a server").add_routes(routes);
     tokio::spawn(serving.serve_with_incoming(TcpListenerStream::new(listener)));
     let good = Arc::new(good);
 

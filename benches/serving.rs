@@ -94,19 +94,16 @@ fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime")
 }
 
-type Builder = tonic::transport::Server<tower::layer::util::Stack<server::GuardLayer, tower::layer::util::Identity>>;
+type Layers = server::Guarded<tower::layer::util::Identity>;
 
 fn serve(
     runtime: &Runtime,
-    add: impl FnOnce(
-        &mut Builder,
-    )
-        -> tonic::transport::server::Router<tower::layer::util::Stack<server::GuardLayer, tower::layer::util::Identity>>,
+    add: impl FnOnce(&mut tonic::transport::Server<Layers>) -> tonic::transport::server::Router<Layers>,
 ) -> u16 {
     let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a port");
     let port = listener.local_addr().expect("an address").port();
     let settings = ServerSettings { tls: None, max_streams: 10_000, max_calls: 65_536, call_timeout: Duration::from_secs(60) };
-    let mut builder = server::builder(&settings).expect("a server");
+    let mut builder = server::builder(&settings, tower::layer::util::Identity::new()).expect("a server");
     let router = add(&mut builder);
     runtime.spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
     port

@@ -3,14 +3,13 @@
 use std::{pin::Pin, sync::Arc};
 
 use futures_util::{Stream, StreamExt, stream::FuturesUnordered};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     caller::frontend,
     convert,
     status::{self, invalid, no_answer},
+    streaming::{self, answered_by},
 };
 use crate::{
     lifecycle::Drain,
@@ -54,9 +53,8 @@ impl Authorization for AuthorizationService {
         request: Request<Streaming<proto::AuthenticateStreamRequest>>,
     ) -> Result<Response<Answers>, Status> {
         frontend(&request)?;
-        let (answers, to_send) = mpsc::channel(ANSWERS);
-        tokio::spawn(answer_stream(Arc::clone(&self.login), self.drain.clone(), request.into_inner(), answers));
-        Ok(Response::new(Box::pin(ReceiverStream::new(to_send))))
+        let (login, drain, requests) = (Arc::clone(&self.login), self.drain.clone(), request.into_inner());
+        Ok(Response::new(Box::pin(answered_by(ANSWERS, |answers| answer_stream(login, drain, requests, answers)))))
     }
 
     async fn check_session(
@@ -84,7 +82,7 @@ async fn answer_stream(
     login: Arc<Login>,
     drain: Drain,
     mut requests: Streaming<proto::AuthenticateStreamRequest>,
-    answers: mpsc::Sender<Result<proto::AuthenticateStreamResponse, Status>>,
+    answers: streaming::Answers<proto::AuthenticateStreamResponse>,
 ) {
     let mut under_way = FuturesUnordered::new();
     let mut open = true;

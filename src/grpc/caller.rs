@@ -116,6 +116,11 @@ impl CallerPolicy {
         Ok(Self(Arc::new(Callers::Known { by_token, by_certificate })))
     }
 
+    /// Whether some caller is known by its certificate: then somebody must ask for certificates.
+    pub fn names_certificates(&self) -> bool {
+        matches!(&*self.0, Callers::Known { by_certificate, .. } if !by_certificate.is_empty())
+    }
+
     fn identify(&self, metadata: &MetadataMap, extensions: &Extensions) -> Result<Arc<Identity>, Status> {
         let (by_token, by_certificate) = match &*self.0 {
             Callers::Local(identity) => return Ok(Arc::clone(identity)),

@@ -3,8 +3,6 @@
 use std::{pin::Pin, sync::Arc};
 
 use futures_util::{Stream, StreamExt};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
@@ -12,6 +10,7 @@ use super::{
     convert,
     page::{self, List},
     status::{draining, refused},
+    streaming::{self, answered_by},
 };
 use crate::{
     acting::Refusal,
@@ -313,9 +312,8 @@ impl directory_server::Directory for DirectoryService {
 
     async fn import(&self, request: Request<Streaming<proto::ImportRequest>>) -> Answer<ImportAnswers> {
         let (who, batches) = asked(request)?;
-        let (answers, to_send) = mpsc::channel(ANSWERS);
-        tokio::spawn(import_batches(Arc::clone(&self.directory), self.drain.clone(), who, batches, answers));
-        Ok(Response::new(Box::pin(ReceiverStream::new(to_send))))
+        let (directory, drain) = (Arc::clone(&self.directory), self.drain.clone());
+        Ok(Response::new(Box::pin(answered_by(ANSWERS, |answers| import_batches(directory, drain, who, batches, answers)))))
     }
 }
 
@@ -325,7 +323,7 @@ async fn import_batches(
     drain: Drain,
     who: Requester,
     mut batches: Streaming<proto::ImportRequest>,
-    answers: mpsc::Sender<Result<proto::ImportResponse, Status>>,
+    answers: streaming::Answers<proto::ImportResponse>,
 ) {
     loop {
         let batch = tokio::select! {

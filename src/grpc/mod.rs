@@ -9,3 +9,4 @@ mod page;
 mod redacted;
 pub mod server;
 mod status;
+mod streaming;

@@ -2,7 +2,7 @@
 
 use std::{
     future::ready,
-    panic::AssertUnwindSafe,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -17,7 +17,10 @@ use tonic::{
     service::{Routes, interceptor::InterceptedService},
     transport::{Certificate, Identity, Server, ServerTlsConfig},
 };
-use tower::{Layer, Service};
+use tower::{
+    Layer, Service,
+    layer::{self, util::Stack},
+};
 use tracing::error;
 
 use super::{
@@ -112,10 +115,11 @@ pub fn routes(services: Services, policy: &CallerPolicy) -> Result<(Routes, Heal
     Ok((routes.routes(), Health(reporter)))
 }
 
-/// A server with its limits, for [`routes`].
-pub fn builder(
-    settings: &ServerSettings,
-) -> Result<Server<tower::layer::util::Stack<GuardLayer, tower::layer::util::Identity>>, tonic::transport::Error> {
+/// The guard, inside of what watches.
+pub type Guarded<L> = Stack<GuardLayer, Stack<L, layer::util::Identity>>;
+
+/// A server with its limits, for [`routes`]. `watch` sees each call, also those that the limits refuse.
+pub fn builder<L>(settings: &ServerSettings, watch: L) -> Result<Server<Guarded<L>>, tonic::transport::Error> {
     let mut server = Server::builder()
         .tcp_nodelay(true)
         .tcp_keepalive(Some(KEEPALIVE_INTERVAL))
@@ -132,7 +136,7 @@ pub fn builder(
         }
         server = server.tls_config(tls)?;
     }
-    Ok(server.layer(GuardLayer { places: Arc::new(Semaphore::new(settings.max_calls)) }))
+    Ok(server.layer(watch).layer(GuardLayer { places: Arc::new(Semaphore::new(settings.max_calls)) }))
 }
 
 /// Bounds the calls at a time, and makes a panic cost the one call.
@@ -174,14 +178,43 @@ where
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
             return Box::pin(ready(Ok(status::overloaded().into_http())));
         };
-        let call = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
+        // What runs before the first await may panic as well.
+        let call = catch_unwind(AssertUnwindSafe(|| self.inner.call(request)));
         Box::pin(async move {
-            let outcome = call.await;
+            let outcome = match call {
+                Ok(call) => AssertUnwindSafe(call).catch_unwind().await,
+                Err(panic) => Err(panic),
+            };
             drop(place);
             outcome.unwrap_or_else(|_| {
                 error!("a call panicked; the others go on");
                 Ok(status::internal().into_http())
             })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_costs_one_call() {
+        let service = service_fn(|panics_at: &'static str| {
+            assert_ne!(panics_at, "once", "as tested");
+            async move {
+                tokio::task::yield_now().await;
+                assert_ne!(panics_at, "later", "as tested");
+                Ok::<_, std::convert::Infallible>(Response::new(Body::empty()))
+            }
+        });
+        let guard = GuardLayer { places: Arc::new(Semaphore::new(1)) }.layer(service);
+        for panics_at in ["once", "later", "never", "once", "never"] {
+            let answer = guard.clone().oneshot(panics_at).await.unwrap();
+            let code = answer.headers().get("grpc-status").map(|code| code.as_bytes().to_vec());
+            assert_eq!(code, (panics_at != "never").then(|| b"13".to_vec()), "{panics_at}");
+        }
     }
 }

@@ -174,11 +174,30 @@ async fn a_database_that_goes_away_costs_no_login_its_answer_and_is_never_a_deni
     let disconnect = proto::ListDevicesRequest { address: ADDRESS.into(), ..Default::default() };
     assert_eq!(world.devices.list_devices(disconnect).await.expect_err("away").code(), Code::Unavailable);
 
+    assert_eq!(world.server.health().await, "NOT_SERVING");
     cluster.resume().await;
     while world.logins.authenticate(attempt(ADDRESS, &password)).await.is_err() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(world.reason(&password).await, Reason::Ok, "it finds the database again by itself");
+    assert_eq!(world.server.health().await, "SERVING");
     let (phone, _) = world.add("Tablet").await;
     world.disconnect(&phone).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_calls_than_the_limit_are_refused_at_once() {
+    let mut world = World::with(StoreKind::Sqlite, &["--max-calls", "1", "--denial-delay", "10s"]).await;
+    let mut first = world.logins.clone();
+    let under_way = tokio::spawn(async move { first.authenticate(attempt(ADDRESS, "wrong")).await });
+    let refused = loop {
+        // A call of which nothing is left once it is answered: until the first one has arrived, it gets its place.
+        let session = proto::CheckSessionRequest { session: vec![] };
+        let status = world.logins.check_session(session).await.expect_err("no session");
+        if status.code() != Code::InvalidArgument {
+            break status;
+        }
+    };
+    assert_eq!((refused.code(), reason_of(&refused).as_str()), (Code::ResourceExhausted, "TOO_MANY_CALLS"));
+    under_way.abort();
 }

@@ -133,6 +133,13 @@ impl Server {
         DirectoryClient::new(self.channel().await)
     }
 
+    /// What it says of itself to whoever balances load.
+    pub async fn health(&self) -> &'static str {
+        let mut client = tonic_health::pb::health_client::HealthClient::new(self.channel().await);
+        let request = tonic_health::pb::HealthCheckRequest { service: String::new() };
+        client.check(request).await.expect("health is told").into_inner().status().as_str_name()
+    }
+
     /// All that it has logged.
     pub fn log(&self) -> String {
         self.log.lock().expect("not poisoned").clone()

@@ -92,29 +92,29 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
     let (routes, health) = server::routes(services, &policy).context("the contract can't be reflected")?;
     health.set_ready(false).await;
     run_for_ever("readiness", report_readiness(health.clone(), replica.feed.health(), drain.clone()));
-    let mut synced = replica.feed.health();
+    let server = server::builder(&args.server()?, telemetry.rpc_layer())
+        .context("--tls-…")?
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), drained(drain.clone()));
     tokio::select! {
-        first = synced.wait_for(|synced| *synced) => drop(first.context("the change feed has ended")?),
-        () = drain.started() => bail!("told to stop before the database answered"),
+        served = server => served.context("the server failed")?,
+        Err(problem) = announce(args, &replica, address) => return Err(problem),
+        () = overdue(drain, args.drain_timeout) => warn!("some calls took longer than the drain's time and are cut off"),
     }
+    stop(&replica).await;
+    telemetry.shutdown().await;
+    Ok(())
+}
+
+/// Says that logins are served, once they are.
+async fn announce(args: &Args, replica: &Replica, address: SocketAddr) -> anyhow::Result<()> {
+    replica.feed.health().wait_for(|synced| *synced).await.context("the change feed has ended")?;
     if args.demo {
         let program = std::env::args().next().unwrap_or_else(|| "latchkey".to_owned());
         print!("{}", demo::prepare(&replica.directory, &replica.devices, &program, &address.to_string()).await?);
     }
     println!("Latchkey is ready on {address}");
-    info!(%address, store = store.system(), "serving");
-
-    let server = server::builder(&args.server()?)
-        .context("--tls-…")?
-        .layer(telemetry.rpc_layer())
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), drained(drain.clone()));
-    tokio::select! {
-        served = server => served.context("the server failed")?,
-        () = overdue(drain, args.drain_timeout) => warn!("some calls took longer than the drain's time and are cut off"),
-    }
-    stop(&replica).await;
-    telemetry.shutdown().await;
+    info!(%address, store = replica.store.system(), "serving");
     Ok(())
 }
 
@@ -129,7 +129,14 @@ fn log_panics_without_their_words() {
 /// Everyone on this machine, or those whom the callers file names.
 fn caller_policy(args: &Args) -> anyhow::Result<CallerPolicy> {
     if let Some(file) = &args.callers_file {
-        return Ok(CallerPolicy::load(file)?);
+        let policy = CallerPolicy::load(file)?;
+        if policy.names_certificates() && args.tls_client_ca.is_none() {
+            bail!("the callers file {} names certificates, which nobody can show without --tls-client-ca", file.display());
+        }
+        if args.tls_certificate.is_none() && !is_local(args.listen) {
+            warn!("without --tls-certificate, passwords and tokens cross the network unencrypted");
+        }
+        return Ok(policy);
     }
     if !is_local(args.listen) {
         bail!(
