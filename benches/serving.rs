@@ -125,6 +125,7 @@ fn message(address: &str, password: &str) -> proto::AuthenticateRequest {
         protocol: proto::Protocol::Imap.into(),
         client_ip: "192.0.2.1".to_owned(),
         frontend: "imap1".to_owned(),
+        ..Default::default()
     }
 }
 
@@ -181,6 +182,7 @@ fn constant() -> proto::AuthenticateResponse {
         session: vec![7; 63],
         revision: 7,
         retry_after: None,
+        cache: None,
     }
 }
 
@@ -204,6 +206,12 @@ impl Authorization for Nothing {
             request.map(|request| proto::AuthenticateStreamResponse { request_id: request.request_id, outcome })
         });
         Ok(Response::new(Box::pin(answers)))
+    }
+
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<proto::WatchResponse, Status>> + Send>>;
+
+    async fn watch(&self, _request: Request<Streaming<proto::WatchRequest>>) -> Result<Response<Self::WatchStream>, Status> {
+        Err(Status::unimplemented("nothing is watched here"))
     }
 
     async fn check_session(

@@ -17,6 +17,7 @@ pub mod passwords;
 pub mod store;
 pub mod telemetry;
 pub mod throttle;
+pub mod watchers;
 
 /// The contract, generated from `proto/`.
 #[allow(

@@ -28,7 +28,7 @@ use latchkey::{
     login::NoAnswer,
     model::{
         address::Address,
-        change::{Change, Revision},
+        change::{Change, Position, Revision},
         clock::{BootTime, Clock, SystemClock, Timestamp},
         device::{Generation, KeyId, PasswordHash, StoredPassword},
         event::LoginCount,
@@ -40,7 +40,10 @@ use latchkey::{
         hash::{HashCost, Hasher},
         pepper::Pepper,
     },
-    store::{Finding, Head, Mode, NewChange, NewMailbox, Node, Origin, Result, Retention, Store, StoreError, Transaction},
+    store::{
+        Closing, Finding, Head, Hint, LiveSession, Mode, NewChange, NewMailbox, Node, Origin, Result, Retention, SessionKey,
+        Store, StoreError, Transaction,
+    },
 };
 use tokio::sync::oneshot;
 
@@ -99,6 +102,10 @@ macro_rules! held_store {
                 answer
             })*
 
+            fn listen(&self, hint: Hint) {
+                self.store.listen(hint);
+            }
+
             fn system(&self) -> &'static str {
                 self.store.system()
             }
@@ -117,11 +124,14 @@ held_store! {
     import(mailboxes: &[NewMailbox], origin: &Origin) -> Vec<bool>;
     join(node: &Node) -> ();
     leave(node_id: NodeId) -> ();
-    sync(node_id: NodeId, renewals: u64, applied: Revision) -> Option<Head>;
+    sync(node_id: NodeId, renewals: u64, acknowledged: Revision, applied: Position) -> Option<Head>;
     head(applied: Revision) -> Head;
     changes(after: Revision, up_to: Revision, limit: usize) -> Vec<Change>;
     nodes() -> Vec<Node>;
     remove_node(node_id: NodeId, renewals: u64) -> bool;
+    put_sessions(node_id: NodeId, opened: &[LiveSession], closed: &[SessionKey]) -> ();
+    add_closings(node_id: NodeId, closings: &[Closing]) -> ();
+    closings(revision: Revision) -> Vec<Closing>;
     trim(limits: &Retention) -> u64;
     pepper_checks() -> Vec<(KeyId, [u8; 32])>;
     add_pepper_check(key: KeyId, check: [u8; 32]) -> ();
@@ -170,7 +180,7 @@ impl Ending {
             }
             Self::Suspend => replica.directory.suspend_mailbox(&who, alice, true).await.expect("suspended").1,
         };
-        assert_eq!(revocation.confirmation, Confirmation::Effective);
+        assert!(matches!(revocation.confirmation, Confirmation::Effective(_)));
     }
 
     fn reason(self) -> Reason {

@@ -18,6 +18,7 @@ use crate::{
         event::{Event, EventKind},
         id::{DeviceId, EventId, MailboxId, RequestId},
         random,
+        verdict::Reason,
     },
     store::{NewChange, Request, Transaction},
 };
@@ -62,16 +63,16 @@ impl<'a> Change<'a> {
         });
     }
 
-    /// Tells the change log that a password has ended.
-    pub fn end(&mut self, device: &Device) {
-        self.ended.push(Ended { device_id: device.device_id, generation: device.generation });
+    /// Tells the change log that a password may not log in any more, and why.
+    pub fn end(&mut self, device: &Device, reason: Reason) {
+        self.ended.push(Ended { device_id: device.device_id, generation: device.generation, reason });
     }
 
     /// Disconnects active devices: their passwords end, and the trail says why.
     pub async fn disconnect(&mut self, tx: &mut dyn Transaction, devices: &[Device], why: &str) -> Result<(), Refusal> {
         for device in devices {
             if tx.disconnect_device(device.device_id, self.time).await? {
-                self.end(device);
+                self.end(device, Reason::DeviceDisconnected);
                 self.event(EventKind::DeviceDisconnected, device.mailbox_id, Some(device), why);
             }
         }

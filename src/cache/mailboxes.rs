@@ -123,8 +123,8 @@ impl MailboxCache {
 
     /// Empties the cache, and lets nothing in that was read before `floor`: for a process that has missed changes and jumps ahead.
     pub fn clear(&self, floor: Revision) {
-        // The floor is raised before the first shard is emptied, so that no insertion slips in between.
-        self.floor.fetch_max(floor.0, Ordering::AcqRel);
+        // The floor is set before the first shard is emptied, so that no insertion slips in between. It may be lower than the last one: in another history.
+        self.floor.store(floor.0, Ordering::Release);
         self.end_where(|_| true);
     }
 

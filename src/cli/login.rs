@@ -54,6 +54,7 @@ impl Options {
             prompt::ask_secret(&format!("Password of {}: ", printable(&self.address)))?
         };
         let request = proto::AuthenticateRequest {
+            want_cache: false,
             address: self.address,
             password: password.expose().to_vec(),
             protocol: self.protocol.into(),

@@ -10,7 +10,7 @@ use crate::{
         change::{Change, RequestKey, Revocation, confirmed},
         retried,
     },
-    feed::confirm::{Confirmation, Wait},
+    feed::confirm::{ClosedSessions, Confirmation, Wait},
     model::{
         address::Address,
         caller::Requester,
@@ -142,7 +142,11 @@ impl Devices {
         })
         .await?;
         if revision == Revision::default() {
-            return Ok(Revocation { revision, ended_devices: 0, confirmation: Confirmation::Effective });
+            return Ok(Revocation {
+                revision,
+                ended_devices: 0,
+                confirmation: Confirmation::Effective(ClosedSessions::default()),
+            });
         }
         Ok(confirmed(&self.feed, revision, count, wait).await)
     }

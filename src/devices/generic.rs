@@ -16,6 +16,7 @@ use crate::{
         device::DeviceKind,
         event::EventKind,
         id::{MailServiceId, MailboxId},
+        verdict::Reason,
     },
     store::Mode,
 };
@@ -50,7 +51,10 @@ impl Devices {
                     tx.update_mailbox(&mailbox).await?;
                     if !enabled {
                         let devices = tx.devices(mailbox.mailbox_id, None, ALL, false).await?;
-                        devices.iter().filter(|device| device.kind == DeviceKind::Generic).for_each(|device| change.end(device));
+                        devices
+                            .iter()
+                            .filter(|device| device.kind == DeviceKind::Generic)
+                            .for_each(|device| change.end(device, Reason::GenericLoginOff));
                     }
                     change.event(kind, mailbox.mailbox_id, None, "");
                     Scope::Mailboxes(vec![address.key()])

@@ -33,6 +33,7 @@ use crate::{
         directory::Mailbox,
         event::Event,
         id::{DeviceId, EventId, MailboxId},
+        session::OpenSession,
     },
     passwords::tag::Tagger,
     store::{Mode, Store, Transaction},
@@ -77,11 +78,16 @@ impl fmt::Display for Etag {
     }
 }
 
+/// Open sessions of a mailbox that are counted, at most.
+const MAX_SESSIONS: usize = 10_000;
+
 /// A page of a mailbox's devices.
 #[derive(Clone, Debug)]
 pub struct DeviceList {
     pub mailbox: Mailbox,
     pub devices: Vec<Device>,
+    /// Open ones of the whole mailbox, the newest first.
+    pub sessions: Vec<OpenSession>,
     pub etag: Etag,
 }
 
@@ -113,15 +119,23 @@ impl Devices {
         let mut tx = self.store.begin("list_devices", Mode::Read).await?;
         let mailbox = access::mailbox(&mut *tx, who, address, Lock::No).await?;
         let devices = tx.devices(mailbox.mailbox_id, after, limit, disconnected_too).await?;
+        let sessions = tx.live_sessions(mailbox.mailbox_id, MAX_SESSIONS).await?;
         let etag = Etag::of(&mailbox);
-        Ok(DeviceList { mailbox, devices, etag })
+        Ok(DeviceList { mailbox, devices, sessions, etag })
     }
 
-    pub async fn get(&self, who: &Requester, address: &Address, device_id: DeviceId) -> Result<(Mailbox, Device), Refusal> {
+    /// A device, and the open sessions of its mailbox.
+    pub async fn get(
+        &self,
+        who: &Requester,
+        address: &Address,
+        device_id: DeviceId,
+    ) -> Result<(Mailbox, Device, Vec<OpenSession>), Refusal> {
         let mut tx = self.store.begin("get_device", Mode::Read).await?;
         let mailbox = access::mailbox(&mut *tx, who, address, Lock::No).await?;
         let device = self.find(&mut *tx, &mailbox, device_id).await?;
-        Ok((mailbox, device))
+        let sessions = tx.live_sessions(mailbox.mailbox_id, MAX_SESSIONS).await?;
+        Ok((mailbox, device, sessions))
     }
 
     /// At most `limit` entries of the audit trail, newest first.

@@ -22,6 +22,7 @@ use crate::{
         id::{DeviceId, MailboxId},
         record::MailboxRecord,
         secret::Secret,
+        verdict::Reason,
     },
     passwords::{chosen, generated},
     store::{Mode, Transaction},
@@ -86,7 +87,7 @@ impl Devices {
         let device = self.find(&mut *tx, &mailbox, device_id).await?;
         changeable(&device)?;
         let mut change = Change::new(who, self.clock.wall());
-        change.end(&device);
+        change.end(&device, Reason::PasswordChanged);
         change.event(EventKind::PasswordChanged, mailbox.mailbox_id, Some(&device), "");
         let device = Device { generation: next(device.generation), kind: password.kind, ..device };
         tx.replace_password(&device, &password.stored, change.time).await?;

@@ -18,6 +18,7 @@ use crate::{
         directory::Mailbox,
         event::EventKind,
         id::{DeviceId, MailServiceId, MailboxId},
+        verdict::Reason,
     },
     store::{GENERIC_NAME, Mode, Transaction},
 };
@@ -114,7 +115,10 @@ impl Directory {
             tx.update_mailbox(&mailbox).await?;
             let mut change = Change::new(who, self.clock.wall());
             if suspended {
-                tx.devices(mailbox.mailbox_id, None, ALL, false).await?.iter().for_each(|device| change.end(device));
+                tx.devices(mailbox.mailbox_id, None, ALL, false)
+                    .await?
+                    .iter()
+                    .for_each(|device| change.end(device, Reason::MailboxSuspended));
             }
             let kind = if suspended { EventKind::MailboxSuspended } else { EventKind::MailboxResumed };
             change.event(kind, mailbox.mailbox_id, None, "");
@@ -136,7 +140,7 @@ impl Directory {
                 return Err(Refusal::NotFound(Thing::Mailbox));
             }
             let mut change = Change::new(who, self.clock.wall());
-            devices.iter().for_each(|device| change.end(device));
+            devices.iter().for_each(|device| change.end(device, Reason::MailboxDeleted));
             change.event(EventKind::MailboxDeleted, mailbox.mailbox_id, None, address.as_str());
             let ended = change.ended_devices();
             Ok((change.commit(tx, Scope::Mailboxes(vec![address.key()]), None, None).await?, ended))
@@ -156,7 +160,7 @@ async fn put_generic(
     let password = StoredPassword { tag: Tag::Unknown, key: KeyId(0), hash: Some(hash.clone()) };
     let devices = tx.devices(mailbox.mailbox_id, None, ALL, false).await?;
     if let Some(before) = devices.into_iter().find(|device| device.kind == DeviceKind::Generic) {
-        change.end(&before);
+        change.end(&before, Reason::PasswordChanged);
         let device = Device { generation: before.generation.saturating_add(1), ..before };
         tx.replace_password(&device, &password, change.time).await?;
         change.event(EventKind::GenericPasswordSet, mailbox.mailbox_id, Some(&device), "");

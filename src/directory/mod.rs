@@ -14,7 +14,10 @@ use crate::{
         change::Revocation,
         retried,
     },
-    feed::{Feed, confirm::Confirmation},
+    feed::{
+        Feed,
+        confirm::{ClosedSessions, Confirmation},
+    },
     model::{
         caller::Requester,
         change::Revision,
@@ -151,7 +154,11 @@ impl Directory {
 
 /// What a call answers that could have revoked something, and had nothing to.
 fn nothing_revoked() -> Revocation {
-    Revocation { revision: Revision::default(), ended_devices: 0, confirmation: Confirmation::Effective }
+    Revocation {
+        revision: Revision::default(),
+        ended_devices: 0,
+        confirmation: Confirmation::Effective(ClosedSessions::default()),
+    }
 }
 
 impl fmt::Debug for Directory {

@@ -4,22 +4,21 @@ use std::{sync::Arc, time::Duration};
 
 use tracing::warn;
 
-use super::{Feed, lease};
+use super::{
+    Feed,
+    waiting::{Judged, Waiting},
+};
 use crate::{
     model::{
         change::Revision,
         clock::{BootTime, Timestamp},
         id::NodeId,
     },
-    store::Node,
+    store::{Closing, Node, StoreError},
 };
 
-/// The longest lease that a setting allows: what is waited for while it is not known what the others' are.
-pub const MAX_LEASE: Duration = Duration::from_secs(60);
-pub const MIN_LEASE: Duration = Duration::from_millis(500);
-
 /// How often the others' rows are looked at: at first, and at most.
-const LOOK: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(50)];
+const LOOK: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(20)];
 
 /// How long a revoking call waits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,12 +30,20 @@ pub enum Wait {
 /// How far a change has come.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Confirmation {
-    /// Nothing anywhere answers from before it.
-    Effective,
+    /// Nothing anywhere answers from before it. With what became of the sessions.
+    Effective(ClosedSessions),
     Pending {
         unconfirmed: Vec<Unconfirmed>,
         effective_by: Timestamp,
     },
+}
+
+/// What a change did to sessions, at all watchers.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ClosedSessions {
+    pub closed: u32,
+    /// The watchers that did not say so.
+    pub silent: Vec<String>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -45,75 +52,124 @@ pub struct Unconfirmed {
     pub name: String,
 }
 
+/// The rows of all processes, as they were last read: many waits share one reading.
+#[derive(Debug, Default)]
+pub(super) struct Rows(tokio::sync::Mutex<Option<(BootTime, Arc<[Node]>)>>);
+
 impl Feed {
-    /// Waits until every process has applied `revision`, has gone, or can hold no lease from before it any more. Must be called after its commit was
+    /// Waits until every process has acknowledged `revision`, has gone, or can hold no lease from before it any more. Must be called after its commit was
     /// seen. Goes on by itself when the caller hangs up.
     pub async fn confirm(self: &Arc<Self>, revision: Revision, wait: Wait) -> Confirmation {
         self.hint();
-        let committed = self.clock.boot();
+        let mut waiting = Waiting::new(revision, self.clock.boot(), self.settings.lease);
         if wait == Wait::Not {
-            return self.look(revision, committed).await;
+            return self.look(revision, &mut waiting).await;
         }
         let feed = Arc::clone(self);
-        let waiting = tokio::spawn(async move {
+        let committed = waiting.committed();
+        let task = tokio::spawn(async move {
             let mut pause = LOOK[0];
             loop {
-                let state = feed.look(revision, committed).await;
-                if state == Confirmation::Effective {
+                let state = feed.look(revision, &mut waiting).await;
+                if matches!(state, Confirmation::Effective(_)) {
                     return state;
                 }
-                let mut applied = feed.applied.subscribe();
-                let progress = applied.wait_for(|applied| *applied >= revision);
-                if feed.applied() < revision {
-                    let _ = tokio::time::timeout(pause, progress).await;
+                let mut acknowledged = feed.acknowledged.subscribe();
+                let progress = acknowledged.wait_for(|acknowledged| *acknowledged >= revision);
+                if feed.acknowledged() < revision {
+                    // While we are late ourselves, what the others say changes nothing.
+                    let _ = tokio::time::timeout(LOOK[1], progress).await;
                 } else {
                     tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LOOK[1]);
                 }
-                pause = (pause * 2).min(LOOK[1]);
             }
         });
         // A panic in there is a bug; what it leaves us with is that nothing is known.
-        match waiting.await {
+        match task.await {
             Ok(state) => state,
-            Err(_) => self.pending(vec![self.unknown()], committed, MAX_LEASE),
+            Err(_) => self.unknown(&Waiting::new(revision, committed, self.settings.lease)),
         }
     }
 
-    /// One look at who has applied it.
-    async fn look(&self, revision: Revision, committed: BootTime) -> Confirmation {
-        let waited = self.clock.boot() - committed;
-        let nodes = match self.store.nodes().await {
-            Ok(nodes) => nodes,
-            // Nobody can renew a lease either while the database is away; but some other's may be as long as any.
-            Err(_) if waited >= lease::surely_over(MAX_LEASE) => return Confirmation::Effective,
-            Err(_) => return self.pending(vec![self.unknown()], committed, MAX_LEASE),
-        };
-        let own = *self.node.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let has_applied = |node: &Node| node.applied >= revision || (Some(node.node_id) == own && self.applied() >= revision);
-        let late: Vec<_> = nodes.iter().filter(|node| !has_applied(node)).collect();
-        let longest = nodes.iter().map(|node| node.lease).fold(self.settings.lease, Duration::max);
-        if late.is_empty() {
-            return Confirmation::Effective;
-        }
-        if waited < lease::surely_over(longest) {
-            let late = late.iter().map(|node| Unconfirmed { node_id: Some(node.node_id), name: node.name.clone() });
-            return self.pending(late.collect(), committed, longest);
-        }
-        // Whoever has not said so by now holds no lease from before the change. Rows that did not move are a dead process's: it costs this one wait, once.
-        for node in late {
-            if let Ok(true) = self.store.remove_node(node.node_id, node.renewals).await {
-                warn!(node = %node.node_id, name = node.name, "a process did not answer for a whole lease; its row was removed");
+    /// Removes rows of processes that are dead, which nobody happened to wait for. `before`: what an earlier look saw, when. For a loop that is slower than
+    /// the longest lease.
+    pub async fn remove_dead(&self, before: &mut Vec<Node>) -> Result<(), StoreError> {
+        let nodes = self.store.nodes().await?;
+        let own = self.node();
+        for node in nodes.iter().filter(|node| Some(node.node_id) != own) {
+            let has_moved = !before.iter().any(|seen| (seen.node_id, seen.renewals) == (node.node_id, node.renewals));
+            if !has_moved && self.store.remove_node(node.node_id, node.renewals).await? {
+                warn!(node = %node.node_id, name = node.name, "a process has not been heard of for a minute; its row was removed");
             }
         }
-        Confirmation::Effective
+        *before = nodes;
+        Ok(())
     }
 
-    fn pending(&self, unconfirmed: Vec<Unconfirmed>, committed: BootTime, longest: Duration) -> Confirmation {
-        let left = lease::surely_over(longest).saturating_sub(self.clock.boot() - committed);
-        Confirmation::Pending { unconfirmed, effective_by: self.wall() + left }
+    /// One look at who has acknowledged it.
+    async fn look(&self, revision: Revision, waiting: &mut Waiting) -> Confirmation {
+        let nodes = match self.nodes().await {
+            Ok(nodes) => nodes,
+            Err(_) if waiting.left_unread(self.clock.boot()).is_zero() => {
+                return Confirmation::Effective(ClosedSessions::default());
+            }
+            Err(_) => return self.unknown(waiting),
+        };
+        // What this process has done it knows itself.
+        let (own, acknowledged) = (self.node(), self.acknowledged());
+        let nodes: Vec<Node> = nodes
+            .iter()
+            .map(|node| match own {
+                Some(own) if own == node.node_id => Node { applied: node.applied.max(acknowledged), ..node.clone() },
+                _ => node.clone(),
+            })
+            .collect();
+        let now = self.clock.boot();
+        match waiting.judge(&nodes, now) {
+            Judged::Effective => (),
+            Judged::Late(late) => {
+                let late = late.into_iter().map(|node| Unconfirmed { node_id: Some(node.node_id), name: node.name });
+                return Confirmation::Pending { unconfirmed: late.collect(), effective_by: self.wall() + waiting.left(now) };
+            }
+            Judged::Over { unmoved } => {
+                for (node_id, renewals) in unmoved.into_iter().filter(|(node_id, _)| Some(*node_id) != own) {
+                    if let Ok(true) = self.store.remove_node(node_id, renewals).await {
+                        warn!(node = %node_id, "a process did not answer for a whole lease; its row was removed");
+                    }
+                }
+            }
+        }
+        Confirmation::Effective(self.closed_sessions(revision).await)
     }
 
-    fn unknown(&self) -> Unconfirmed {
-        Unconfirmed { node_id: None, name: "unknown: the database does not answer".to_owned() }
+    /// What the processes have written of it. Not told is not an error: the revocation is effective all the same.
+    async fn closed_sessions(&self, revision: Revision) -> ClosedSessions {
+        let closings: Vec<Closing> = self.store.closings(revision).await.unwrap_or_default();
+        ClosedSessions {
+            closed: closings.iter().map(|closing| closing.closed).sum(),
+            silent: closings.into_iter().flat_map(|closing| closing.silent).collect(),
+        }
+    }
+
+    /// All rows, read after this call began.
+    async fn nodes(&self) -> Result<Arc<[Node]>, StoreError> {
+        let wanted = self.clock.boot();
+        let mut last = self.rows.0.lock().await;
+        if let Some((asked, rows)) = &*last
+            && *asked > wanted
+        {
+            return Ok(Arc::clone(rows));
+        }
+        let asked = self.clock.boot();
+        let rows: Arc<[Node]> = self.store.nodes().await?.into();
+        *last = Some((asked, Arc::clone(&rows)));
+        Ok(rows)
+    }
+
+    fn unknown(&self, waiting: &Waiting) -> Confirmation {
+        let who = Unconfirmed { node_id: None, name: "unknown: the database does not answer".to_owned() };
+        let effective_by = self.wall() + waiting.left_unread(self.clock.boot());
+        Confirmation::Pending { unconfirmed: vec![who], effective_by }
     }
 }

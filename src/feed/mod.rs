@@ -2,32 +2,39 @@
 //! (DESIGN.md §6).
 //!
 //! One task syncs: in a loop of a fifth of the lease, at once on a hint, and at once for logins that found no lease. All who had asked before a sync began share it.
+//! What each answer means is decided without I/O, in `progress.rs` and `waiting.rs`, which the model in `tests/model` runs as well.
 
 pub mod confirm;
-pub mod lease;
 pub mod progress;
+mod rewound;
+pub mod waiting;
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use tokio::sync::{Notify, oneshot, watch};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use self::{
-    lease::Lease,
+    confirm::Rows,
     progress::{Progress, Step},
 };
 use crate::{
     cache::mailboxes::MailboxCache,
     model::{
-        change::Revision,
+        change::{Position, Revision},
         clock::{SharedClock, Timestamp},
         id::NodeId,
+        lease::Lease,
     },
-    store::{Node, Store, StoreError},
+    store::{Head, Node, Store, StoreError},
+    watchers::Watchers,
 };
 
 /// Rows of the log read at once.
@@ -36,6 +43,8 @@ const ROWS_AT_ONCE: usize = 1_000;
 const RETRY: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
 /// Logins that wait for a sync; more are refused at once.
 const MAX_WAITING: usize = 65_536;
+/// How often sessions that watchers report are written.
+const SESSIONS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How logins learn that the cache may be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,30 +72,50 @@ pub struct NoSync;
 pub struct Feed {
     store: Arc<dyn Store>,
     cache: Arc<MailboxCache>,
+    watchers: Arc<Watchers>,
     clock: SharedClock,
     settings: FeedSettings,
-    lease: Lease,
-    wake: Notify,
+    lease: Arc<Lease>,
+    wake: Arc<Notify>,
     waiting: Mutex<Vec<oneshot::Sender<Result<(), NoSync>>>>,
     applied: watch::Sender<Revision>,
+    /// Up to where neither this process nor a watcher of its answers from before.
+    acknowledged: watch::Sender<Revision>,
     synced: watch::Sender<bool>,
     node: Mutex<Option<NodeId>>,
+    rows: Rows,
+    /// How often the database was seen to have gone back in time.
+    rewinds: AtomicU64,
 }
 
 impl Feed {
     pub fn new(store: Arc<dyn Store>, cache: Arc<MailboxCache>, clock: SharedClock, settings: FeedSettings) -> Self {
+        let (lease, wake) = (Arc::new(Lease::default()), Arc::new(Notify::new()));
+        let watchers = Arc::new(Watchers::new(Arc::clone(&clock), Arc::clone(&lease), Arc::clone(&wake)));
         Self {
             store,
             cache,
+            watchers,
             clock,
             settings,
-            lease: Lease::default(),
-            wake: Notify::new(),
+            lease,
+            wake,
             waiting: Mutex::default(),
             applied: watch::Sender::new(Revision::default()),
+            acknowledged: watch::Sender::new(Revision::default()),
             synced: watch::Sender::new(false),
             node: Mutex::default(),
+            rows: Rows::default(),
+            rewinds: AtomicU64::new(0),
         }
+    }
+
+    pub fn watchers(&self) -> &Arc<Watchers> {
+        &self.watchers
+    }
+
+    pub fn settings(&self) -> &FeedSettings {
+        &self.settings
     }
 
     /// Whether the cache may be used as it is. Cheap: every warm login asks.
@@ -123,21 +152,41 @@ impl Feed {
         self.synced.subscribe()
     }
 
+    /// The longest lease that a watcher can be granted here.
+    pub fn longest_grant(&self) -> Duration {
+        match self.settings.freshness {
+            Freshness::Lease => self.settings.lease,
+            Freshness::Read => Duration::ZERO,
+        }
+    }
+
     /// How far the log was applied here.
     pub fn applied(&self) -> Revision {
         *self.applied.borrow()
     }
 
+    /// Up to where neither this process nor a watcher of its answers from before.
+    pub fn acknowledged(&self) -> Revision {
+        *self.acknowledged.borrow()
+    }
+
+    /// How often the database was seen to have gone back in time.
+    pub fn rewinds(&self) -> u64 {
+        self.rewinds.load(Ordering::Relaxed)
+    }
+
     /// Syncs for ever.
     pub async fn run(self: Arc<Self>) {
+        let wake = Arc::clone(&self.wake);
+        self.store.listen(Arc::new(move || wake.notify_one()));
         let mut progress = None;
         let mut retry = RETRY[0];
         loop {
             let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
-            let outcome = self.sync_once(&mut progress).await;
+            let outcome = self.sync_once(&mut progress, !waiting.is_empty()).await;
             let pause = match &outcome {
                 Ok(Next::Again) => Duration::ZERO,
-                Ok(Next::Rest) => self.settings.lease / 5,
+                Ok(Next::Rest) => self.rest(),
                 Err(_) => retry,
             };
             if self.synced.send_replace(outcome.is_ok()) != outcome.is_ok() {
@@ -157,36 +206,69 @@ impl Feed {
         }
     }
 
-    /// Stops using the cache, then leaves: nobody has to wait for this process any more.
-    pub async fn leave(&self) -> Result<(), StoreError> {
-        self.lease.end();
-        let node = self.node.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match node {
-            Some(node_id) => self.store.leave(node_id).await,
-            None => Ok(()),
+    /// Writes the sessions that watchers report, for ever.
+    pub async fn run_sessions(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(SESSIONS_INTERVAL).await;
+            let Some(node_id) = self.node() else {
+                continue;
+            };
+            let (opened, closed) = self.watchers.take_unwritten_sessions();
+            if opened.is_empty() && closed.is_empty() {
+                continue;
+            }
+            if let Err(error) = self.store.put_sessions(node_id, &opened, &closed).await {
+                warn!(%error, "the list of open sessions was not written; it is tried again");
+                self.watchers.put_back_unwritten_sessions(&opened, closed);
+            }
         }
     }
 
-    async fn sync_once(&self, progress: &mut Option<Progress>) -> Result<Next, StoreError> {
+    /// Stops using the cache, then leaves: nobody has to wait for this process any more. Unless some watcher may still use its own: then the row
+    /// stays, and is waited for once.
+    pub async fn leave(&self) -> Result<Left, StoreError> {
+        self.lease.end();
+        let Some(node_id) = self.node() else {
+            return Ok(Left::Gone);
+        };
+        if self.watchers.has_leases() {
+            return Ok(Left::WatchersRemain);
+        }
+        self.store.leave(node_id).await?;
+        *self.node.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        Ok(Left::Gone)
+    }
+
+    /// How long to do nothing: until the lease is to be renewed, or a watcher is waited for no longer.
+    fn rest(&self) -> Duration {
+        let renewal = self.settings.lease / 5;
+        match self.watchers.next_expiry() {
+            Some(expiry) => (expiry - self.clock.boot()).clamp(Duration::from_millis(1), renewal),
+            None => renewal,
+        }
+    }
+
+    /// `for_logins`: some wait for it.
+    async fn sync_once(&self, progress: &mut Option<Progress>, for_logins: bool) -> Result<Next, StoreError> {
         let at = match progress {
             Some(at) => at,
             None => progress.insert(self.join().await?),
         };
+        let acknowledged = self.acknowledge(at).await?;
         // Before the store is asked: the lease counts from here.
         let (from, wall_from) = (self.clock.boot(), self.clock.wall());
         let head = match self.settings.freshness {
-            Freshness::Read => Some(self.store.head(at.applied).await?),
-            Freshness::Lease => self.store.sync(at.node_id, at.renewals, at.applied).await?,
+            // The row is written now and then all the same, so that nobody takes it for a dead one's.
+            Freshness::Read if for_logins => Some(self.store.head(at.applied.revision).await?),
+            _ => {
+                let head = self.store.sync(at.node_id, at.renewals, acknowledged, at.applied).await?;
+                at.renewals += u64::from(head.is_some());
+                head
+            }
         };
         let Some(head) = head else {
-            // Somebody took us for dead, and waits for us no more: nothing that we hold may be used.
-            warn!("this process's row in the database is gone; it empties its cache and joins anew");
-            self.lease.end();
-            self.cache.clear(at.applied);
-            *progress = None;
-            return Ok(Next::Again);
+            return self.begin_anew(progress).await;
         };
-        at.renewals += 1;
         let next = match at.judge(head) {
             Step::UpToDate => Next::Rest,
             Step::Read { after, up_to } => {
@@ -195,40 +277,74 @@ impl Feed {
                 Next::Again
             }
             Step::Jump { to } => {
-                info!(revision = %to, "fell behind the log; the cache is emptied");
-                self.cache.clear(to);
+                info!(revision = %to.revision, "fell behind the log; the cache is emptied");
+                self.lease.end();
+                self.cache.clear(to.revision);
+                self.watchers.tell_start_empty(to);
                 at.jump(to);
                 Next::Again
             }
-            Step::Rewound { to } => {
-                error!(applied = %at.applied, head = %to, "THE DATABASE HAS GONE BACK IN TIME: changes that were answered as done may be lost. Was a standby promoted that was not synchronous? The cache is emptied; see docs/reliability.md");
-                self.lease.end();
-                self.cache.clear(to);
-                let node = self.node.lock().unwrap_or_else(PoisonError::into_inner).take();
-                *progress = None;
-                if let Some(node_id) = node {
-                    self.store.leave(node_id).await?;
-                }
-                return Ok(Next::Again);
-            }
+            Step::Rewound => return self.begin_anew(progress).await,
         };
-        self.applied.send_replace(at.applied);
+        self.applied.send_replace(at.applied.revision);
         if self.settings.freshness == Freshness::Lease {
             self.lease.grant(from, wall_from, self.settings.lease);
         }
         Ok(next)
     }
 
+    /// What this process and its watchers have done with the changes is written, and up to where that is so, answered.
+    async fn acknowledge(&self, at: &Progress) -> Result<Revision, StoreError> {
+        let settled = self.watchers.settled(at.applied.revision);
+        let closings = self.watchers.take_closings(settled);
+        if !closings.is_empty()
+            && let Err(error) = self.store.add_closings(at.node_id, &closings).await
+        {
+            self.watchers.put_back_closings(closings);
+            return Err(error);
+        }
+        self.acknowledged.send_replace(settled);
+        Ok(settled)
+    }
+
+    /// This process's row is gone, or the log is of another history: nothing that is held may be used.
+    async fn begin_anew(&self, progress: &mut Option<Progress>) -> Result<Next, StoreError> {
+        self.lease.end();
+        let Some(before) = progress else {
+            return Ok(Next::Again);
+        };
+        let (node_id, head) = (before.node_id, self.store.head(before.applied.revision).await?);
+        if before.judge(head) == Step::Rewound {
+            self.cache.clear(head.revision);
+            self.revoke_lost(before, head).await?;
+        } else {
+            warn!("this process's row in the database is gone; it empties its cache and joins anew");
+        }
+        // The new row before the old one goes: somebody must be waited for as long as a watcher holds a lease.
+        *progress = Some(self.join().await?);
+        if let Err(error) = self.store.leave(node_id).await {
+            warn!(%error, "this process's former row stays: one revocation waits for it in vain");
+        }
+        Ok(Next::Again)
+    }
+
     /// Makes this process's row, so that revocations wait for it, before it may use its cache: which is empty.
     async fn join(&self) -> Result<Progress, StoreError> {
         let node_id = NodeId::new(self.clock.wall());
-        let head = self.store.head(Revision::default()).await?.revision;
-        self.cache.clear(head);
-        if self.settings.freshness == Freshness::Lease {
-            let name = self.settings.node_name.clone();
-            self.store.join(&Node { node_id, name, lease: self.settings.lease, applied: head, renewals: 0 }).await?;
-            *self.node.lock().unwrap_or_else(PoisonError::into_inner) = Some(node_id);
-        }
+        let Head { revision, nonce, .. } = self.store.head(Revision::default()).await?;
+        let head = Position { revision, nonce };
+        self.cache.clear(revision);
+        self.watchers.tell_start_empty(head);
+        let lease = match self.settings.freshness {
+            Freshness::Lease => self.settings.lease,
+            Freshness::Read => Duration::ZERO,
+        };
+        let name = self.settings.node_name.clone();
+        let applied = self.watchers.settled(revision);
+        self.store.join(&Node { node_id, name, lease, applied, renewals: 0 }).await?;
+        *self.node.lock().unwrap_or_else(PoisonError::into_inner) = Some(node_id);
+        self.watchers.write_sessions_anew();
+        self.acknowledged.send_replace(applied);
         Ok(Progress::begin(node_id, head))
     }
 
@@ -240,20 +356,33 @@ impl Feed {
                 // Trimmed in the meantime: the next sync's head tells.
                 return Err(StoreError::Conflict("the log was trimmed while it was read".to_owned()));
             }
-            for change in &changes {
-                self.cache.apply(change);
-                if let Err(gap) = at.advance(change) {
+            for change in changes {
+                if let Err(gap) = at.advance(&change) {
                     return Err(StoreError::Corrupt(format!("the log goes from {} to {}", gap.applied, gap.next)));
                 }
+                self.cache.apply(&change);
+                self.watchers.tell(Arc::new(change));
             }
-            after = at.applied;
+            after = at.applied.revision;
         }
         Ok(())
+    }
+
+    fn node(&self) -> Option<NodeId> {
+        *self.node.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wall(&self) -> Timestamp {
         self.clock.wall()
     }
+}
+
+/// How a process has left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Left {
+    Gone,
+    /// Its row is still there.
+    WatchersRemain,
 }
 
 impl fmt::Debug for Feed {

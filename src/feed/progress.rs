@@ -2,21 +2,20 @@
 
 use crate::{
     model::{
-        change::{Change, Revision},
+        change::{Change, Position, Revision},
         id::NodeId,
     },
     store::Head,
 };
 
 /// Where this process stands.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Progress {
     pub node_id: NodeId,
     /// What its row's counter says.
     pub renewals: u64,
-    /// The last row applied, and its nonce; `None` until there was one since joining.
-    pub applied: Revision,
-    nonce: Option<i64>,
+    /// The last row applied.
+    pub applied: Position,
 }
 
 /// What to do about a head.
@@ -27,46 +26,45 @@ pub enum Step {
     /// Read the rows after `after`, up to and with `up_to`, and apply them.
     Read { after: Revision, up_to: Revision },
     /// Rows were missed that the log no longer has: empty the cache, and go on at `to`.
-    Jump { to: Revision },
+    Jump { to: Position },
     /// The last row applied is not in the log: the database has gone back to another history. Empty the cache and join anew.
-    Rewound { to: Revision },
+    Rewound,
 }
 
 impl Progress {
     /// Begins at a head: for a cache that is empty.
-    pub fn begin(node_id: NodeId, head: Revision) -> Self {
-        Self { node_id, renewals: 0, applied: head, nonce: None }
+    pub fn begin(node_id: NodeId, head: Position) -> Self {
+        Self { node_id, renewals: 0, applied: head }
     }
 
-    /// Judges the head that a sync answered, which was asked with `applied`.
+    /// Judges a head that was asked for with `applied`.
     pub fn judge(&self, head: Head) -> Step {
-        if head.revision < self.applied
-            || (head.applied_nonce.is_some() && self.nonce.is_some() && head.applied_nonce != self.nonce)
-        {
-            return Step::Rewound { to: head.revision };
+        let applied = self.applied;
+        if head.revision < applied.revision || head.applied_nonce.is_some_and(|nonce| nonce != applied.nonce) {
+            return Step::Rewound;
         }
-        if self.applied < head.trimmed {
-            return Step::Jump { to: head.revision };
+        // Whether a row that is trimmed was ours nobody can tell any more.
+        let is_trimmed = head.applied_nonce.is_none() && applied.revision > Revision::default();
+        if applied.revision < head.trimmed || is_trimmed {
+            return Step::Jump { to: Position { revision: head.revision, nonce: head.nonce } };
         }
-        if self.applied == head.revision {
+        if applied.revision == head.revision {
             return Step::UpToDate;
         }
-        Step::Read { after: self.applied, up_to: head.revision }
+        Step::Read { after: applied.revision, up_to: head.revision }
     }
 
     /// Notes a row as applied. Rows come in order, without gaps; one that does not is answered back.
     pub fn advance(&mut self, change: &Change) -> Result<(), Gap> {
-        if change.revision.0 != self.applied.0 + 1 {
-            return Err(Gap { applied: self.applied, next: change.revision });
+        if change.revision.0 != self.applied.revision.0 + 1 {
+            return Err(Gap { applied: self.applied.revision, next: change.revision });
         }
-        self.applied = change.revision;
-        self.nonce = Some(change.nonce);
+        self.applied = change.position();
         Ok(())
     }
 
-    pub fn jump(&mut self, to: Revision) {
+    pub fn jump(&mut self, to: Position) {
         self.applied = to;
-        self.nonce = None;
     }
 }
 
@@ -87,11 +85,11 @@ mod tests {
     }
 
     fn head(revision: u64, trimmed: u64, applied_nonce: Option<i64>) -> Head {
-        Head { revision: Revision(revision), trimmed: Revision(trimmed), applied_nonce }
+        Head { revision: Revision(revision), nonce: 5, trimmed: Revision(trimmed), applied_nonce }
     }
 
     fn progress() -> Progress {
-        let mut progress = Progress::begin(NodeId::new(Timestamp(1)), Revision(6));
+        let mut progress = Progress::begin(NodeId::new(Timestamp(1)), Position { revision: Revision(6), nonce: 60 });
         progress.advance(&change(7, 70)).expect("the next one");
         progress
     }
@@ -100,22 +98,23 @@ mod tests {
     fn it_reads_exactly_what_it_has_not_applied() {
         assert_eq!(progress().judge(head(7, 0, Some(70))), Step::UpToDate);
         assert_eq!(progress().judge(head(9, 0, Some(70))), Step::Read { after: Revision(7), up_to: Revision(9) });
+        let first = Progress::begin(NodeId::new(Timestamp(1)), Position::default());
+        assert_eq!(first.judge(head(1, 0, None)), Step::Read { after: Revision(0), up_to: Revision(1) }, "the log's first row");
     }
 
     #[test]
     fn it_jumps_when_the_log_no_longer_has_what_it_missed() {
-        assert_eq!(
-            progress().judge(head(20, 7, None)),
-            Step::Read { after: Revision(7), up_to: Revision(20) },
-            "trimmed up to it"
-        );
-        assert_eq!(progress().judge(head(20, 8, None)), Step::Jump { to: Revision(20) });
+        let to = Position { revision: Revision(20), nonce: 5 };
+        assert_eq!(progress().judge(head(20, 8, None)), Step::Jump { to });
+        assert_eq!(progress().judge(head(20, 7, None)), Step::Jump { to }, "nobody can tell whether that row was ours");
     }
 
     #[test]
     fn it_notices_another_history() {
-        assert_eq!(progress().judge(head(6, 0, None)), Step::Rewound { to: Revision(6) }, "the log is shorter");
-        assert_eq!(progress().judge(head(9, 0, Some(71))), Step::Rewound { to: Revision(9) }, "the same revision, another row");
+        assert_eq!(progress().judge(head(6, 0, None)), Step::Rewound, "the log is shorter");
+        assert_eq!(progress().judge(head(9, 0, Some(71))), Step::Rewound, "the same revision, another row");
+        let joined = Progress::begin(NodeId::new(Timestamp(1)), Position { revision: Revision(7), nonce: 70 });
+        assert_eq!(joined.judge(head(7, 0, Some(71))), Step::Rewound, "since it joined, too");
     }
 
     #[test]

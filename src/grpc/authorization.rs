@@ -10,13 +10,15 @@ use super::{
     convert,
     status::{self, invalid, no_answer},
     streaming::{self, answered_by},
+    watch,
 };
 use crate::{
+    feed::Feed,
     lifecycle::Drain,
     login::Login,
     model::{
         Invalid,
-        verdict::{Attempt, Reason, Session},
+        verdict::{Attempt, Reason, Session, Verdict},
     },
     proto::{self, authenticate_stream_response::Outcome, authorization_server::Authorization},
 };
@@ -30,9 +32,11 @@ const ANSWERS: usize = 1_024;
 #[derive(Clone, Debug)]
 pub struct AuthorizationService {
     pub login: Arc<Login>,
+    pub feed: Arc<Feed>,
     pub drain: Drain,
 }
 
+type Watching = Pin<Box<dyn Stream<Item = Result<proto::WatchResponse, Status>> + Send>>;
 type Answers = Pin<Box<dyn Stream<Item = Result<proto::AuthenticateStreamResponse, Status>> + Send>>;
 
 #[tonic::async_trait]
@@ -42,8 +46,10 @@ impl Authorization for AuthorizationService {
         request: Request<proto::AuthenticateRequest>,
     ) -> Result<Response<proto::AuthenticateResponse>, Status> {
         frontend(&request)?;
-        let attempt = convert::attempt(request.into_inner()).map_err(|why| invalid(&why))?;
-        judge(&self.login, &attempt).await.map(Response::new)
+        let request = request.into_inner();
+        let want_cache = request.want_cache;
+        let attempt = convert::attempt(request).map_err(|why| invalid(&why))?;
+        judge(&self.login, &attempt, want_cache).await.map(Response::new)
     }
 
     type AuthenticateStreamStream = Answers;
@@ -55,6 +61,15 @@ impl Authorization for AuthorizationService {
         frontend(&request)?;
         let (login, drain, requests) = (Arc::clone(&self.login), self.drain.clone(), request.into_inner());
         Ok(Response::new(Box::pin(answered_by(ANSWERS, |answers| answer_stream(login, drain, requests, answers)))))
+    }
+
+    type WatchStream = Watching;
+
+    async fn watch(&self, request: Request<Streaming<proto::WatchRequest>>) -> Result<Response<Watching>, Status> {
+        frontend(&request)?;
+        let door = watch::Door { login: Arc::clone(&self.login), feed: Arc::clone(&self.feed), drain: self.drain.clone() };
+        let requests = request.into_inner();
+        Ok(Response::new(Box::pin(answered_by(1, |answers| door.serve(requests, answers)))))
     }
 
     async fn check_session(
@@ -72,9 +87,17 @@ impl Authorization for AuthorizationService {
     }
 }
 
-async fn judge(login: &Arc<Login>, attempt: &Attempt) -> Result<proto::AuthenticateResponse, Status> {
+async fn judge(login: &Arc<Login>, attempt: &Attempt, want_cache: bool) -> Result<proto::AuthenticateResponse, Status> {
     let verdict = login.authenticate(attempt).await.map_err(|why| no_answer(&why))?;
-    Ok(convert::verdict(&verdict, &attempt.address))
+    Ok(answer(login, attempt, &verdict, want_cache))
+}
+
+fn answer(login: &Login, attempt: &Attempt, verdict: &Verdict, want_cache: bool) -> proto::AuthenticateResponse {
+    let mut answer = convert::verdict(verdict, &attempt.address);
+    if want_cache {
+        answer.cache = login.cacheable(&attempt.address, verdict).map(|it| convert::cache_entry(&it));
+    }
+    answer
 }
 
 /// Answers a stream's requests until it ends, its reader is gone, or the server drains.
@@ -94,7 +117,7 @@ async fn answer_stream(
                 Some(Ok(request)) => {
                     let request_id = request.request_id;
                     let parsed = parse(request);
-                    match parsed.as_ref().ok().and_then(|attempt| answer_warm(&login, attempt)) {
+                    match parsed.as_ref().ok().and_then(|(attempt, want_cache)| answer_warm(&login, attempt, *want_cache)) {
                         Some(answer) => outcome(request_id, Ok(answer)),
                         None => {
                             under_way.push(answer_slowly(&login, request_id, parsed));
@@ -123,24 +146,25 @@ async fn answer_stream(
     }
 }
 
-fn parse(request: proto::AuthenticateStreamRequest) -> Result<Attempt, Status> {
+fn parse(request: proto::AuthenticateStreamRequest) -> Result<(Attempt, bool), Status> {
     let login = request.login.ok_or_else(|| invalid(&Invalid::new("login", "must be set")))?;
-    convert::attempt(login).map_err(|why| invalid(&why))
+    let want_cache = login.want_cache;
+    Ok((convert::attempt(login).map_err(|why| invalid(&why))?, want_cache))
 }
 
 /// The way of nearly all logins on a stream: no task, no wait.
-fn answer_warm(login: &Login, attempt: &Attempt) -> Option<proto::AuthenticateResponse> {
+fn answer_warm(login: &Login, attempt: &Attempt, want_cache: bool) -> Option<proto::AuthenticateResponse> {
     let verdict = login.authenticate_warm(attempt)?;
-    Some(convert::verdict(&verdict, &attempt.address))
+    Some(answer(login, attempt, &verdict, want_cache))
 }
 
 async fn answer_slowly(
     login: &Arc<Login>,
     request_id: u64,
-    parsed: Result<Attempt, Status>,
+    parsed: Result<(Attempt, bool), Status>,
 ) -> proto::AuthenticateStreamResponse {
     let answer = match parsed {
-        Ok(attempt) => judge(login, &attempt).await,
+        Ok((attempt, want_cache)) => judge(login, &attempt, want_cache).await,
         Err(refused) => Err(refused),
     };
     outcome(request_id, answer)

@@ -5,7 +5,8 @@ use prost_types::{Duration as ProtoDuration, Timestamp as ProtoTimestamp};
 use crate::{
     acting::change::{RequestKey, Revocation},
     devices::{DeviceUpdate, can_change_password},
-    feed::confirm::{Confirmation, Wait},
+    feed::confirm::{ClosedSessions, Confirmation, Wait},
+    login::Cacheable,
     model::{
         Invalid,
         address::Address,
@@ -18,6 +19,7 @@ use crate::{
         network::{Networks, parse_client_ip},
         protocol::{Protocol, Protocols},
         secret::Secret,
+        session::OpenSession,
         verdict::{Attempt, Reason, Session, Verdict},
     },
     proto,
@@ -27,6 +29,8 @@ use crate::{
 const TIMESTAMP_SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
 const MAX_PASSWORD_BYTES: usize = 1_024;
 const MAX_FRONTEND_CHARACTERS: usize = 64;
+/// Of one device.
+const MAX_SESSIONS_SHOWN: usize = 20;
 
 pub(super) fn attempt(request: proto::AuthenticateRequest) -> Result<Attempt, Invalid> {
     let password = Secret::new(request.password);
@@ -61,6 +65,7 @@ pub(super) fn verdict(verdict: &Verdict, address: &Address) -> proto::Authentica
         session: session.unwrap_or_default(),
         revision: verdict.revision.0,
         retry_after: verdict.retry_after.map(duration),
+        cache: None,
     }
 }
 
@@ -144,6 +149,19 @@ pub(super) fn device_update(request: &proto::UpdateDeviceRequest) -> Result<Devi
     Ok(update)
 }
 
+/// What a watcher may cache of an answer.
+pub(super) fn cache_entry(cacheable: &Cacheable) -> proto::CacheEntry {
+    let limits = &cacheable.limits;
+    proto::CacheEntry {
+        mailbox_key: cacheable.mailbox.0.to_vec(),
+        mail_service_key: cacheable.service.0.to_be_bytes().to_vec(),
+        generation: cacheable.generation,
+        allowed_protocols: limits.protocols.iter().map(|protocol| protocol as i32).collect(),
+        allowed_networks: limits.networks.0.iter().map(ToString::to_string).collect(),
+        expire_time: limits.expire_time.map(time),
+    }
+}
+
 /// `parts` name the call and its target.
 pub(super) fn request_key(id: &str, parts: &[&str]) -> Result<Option<RequestKey>, Invalid> {
     if id.is_empty() {
@@ -172,7 +190,9 @@ pub(super) fn time(time: Timestamp) -> ProtoTimestamp {
     }
 }
 
-pub(super) fn device(device: &Device, mailbox: &Mailbox) -> proto::Device {
+/// `sessions`: of the whole mailbox, the newest first.
+pub(super) fn device(device: &Device, mailbox: &Mailbox, sessions: &[OpenSession]) -> proto::Device {
+    let sessions: Vec<_> = sessions.iter().filter(|session| session.password.device_id == device.device_id).collect();
     let generic_login = mailbox.generic_login && mailbox.service_generic_login;
     proto::Device {
         device_id: device.device_id.to_string(),
@@ -189,8 +209,22 @@ pub(super) fn device(device: &Device, mailbox: &Mailbox) -> proto::Device {
         generation: device.generation,
         can_change_password: can_change_password(device),
         login_enabled: device.kind != DeviceKind::Generic || generic_login,
-        live_sessions: 0,
+        live_sessions: u32::try_from(sessions.len()).unwrap_or(u32::MAX),
+        sessions: sessions.into_iter().take(MAX_SESSIONS_SHOWN).map(live_session).collect(),
     }
+}
+
+fn live_session(session: &OpenSession) -> proto::LiveSession {
+    proto::LiveSession {
+        open_time: Some(time(session.open_time)),
+        protocol: session.protocol as i32,
+        client_ip: session.client_ip.map_or_else(String::new, |ip| ip.to_string()),
+        frontend: session.frontend.clone(),
+    }
+}
+
+fn unconfirmed_watcher(name: &str) -> proto::revocation::Unconfirmed {
+    proto::revocation::Unconfirmed { node: String::new(), name: name.to_owned() }
 }
 
 fn last_use(last: &LastUse) -> proto::device::LastUse {
@@ -210,8 +244,12 @@ fn kind(kind: DeviceKind) -> proto::DeviceKind {
 }
 
 pub(super) fn revocation(revocation: &Revocation) -> proto::Revocation {
+    let mut closed = &ClosedSessions::default();
     let (state, unconfirmed, effective_by) = match &revocation.confirmation {
-        Confirmation::Effective => (proto::revocation::State::Effective, vec![], None),
+        Confirmation::Effective(sessions) => {
+            closed = sessions;
+            (proto::revocation::State::Effective, vec![], None)
+        }
         Confirmation::Pending { unconfirmed, effective_by } => {
             let unconfirmed = unconfirmed.iter().map(|node| proto::revocation::Unconfirmed {
                 node: node.node_id.map_or_else(String::new, |id| id.to_string()),
@@ -223,7 +261,8 @@ pub(super) fn revocation(revocation: &Revocation) -> proto::Revocation {
     proto::Revocation {
         revision: revocation.revision.0,
         state: state.into(),
-        closed_sessions: 0,
+        closed_sessions: closed.closed,
+        unconfirmed_sessions: closed.silent.iter().map(|name| unconfirmed_watcher(name)).collect(),
         unconfirmed,
         effective_by,
         ended_devices: u32::try_from(revocation.ended_devices).unwrap_or(u32::MAX),

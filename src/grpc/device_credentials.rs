@@ -42,7 +42,7 @@ impl DeviceCredentials for DeviceCredentialsService {
             let after = pages.after(&request.page_token)?.map(|id| DeviceId::parse("page_token", &id)).transpose()?;
             let mut list = self.0.list(&who, &address, after, size + 1, request.show_disconnected).await?;
             let next_page_token = pages.cut(&mut list.devices, size, |device| device.device_id.to_string());
-            let devices = list.devices.iter().map(|device| convert::device(device, &list.mailbox)).collect();
+            let devices = list.devices.iter().map(|device| convert::device(device, &list.mailbox, &list.sessions)).collect();
             Ok(proto::ListDevicesResponse { devices, next_page_token, etag: list.etag.to_string() })
         };
         answer(run.await)
@@ -54,8 +54,8 @@ impl DeviceCredentials for DeviceCredentialsService {
         let run = async {
             let address = convert::address(&request.address)?;
             let device_id = convert::device_id(&request.device_id)?;
-            let (mailbox, device) = self.0.get(&who, &address, device_id).await?;
-            Ok(proto::GetDeviceResponse { device: Some(convert::device(&device, &mailbox)) })
+            let (mailbox, device, sessions) = self.0.get(&who, &address, device_id).await?;
+            Ok(proto::GetDeviceResponse { device: Some(convert::device(&device, &mailbox, &sessions)) })
         };
         answer(run.await)
     }
@@ -75,7 +75,7 @@ impl DeviceCredentials for DeviceCredentialsService {
             let key = convert::request_key(&request.request_id, &["CreateDevice", address.as_str(), new.name.as_str()])?;
             let created = self.0.create(&who, &address, &new, key.as_ref()).await?;
             Ok(proto::CreateDeviceResponse {
-                device: Some(convert::device(&created.device, &created.mailbox)),
+                device: Some(convert::device(&created.device, &created.mailbox, &[])),
                 password: created.shown.map_or_else(String::new, |shown| shown.to_string()),
             })
         };
@@ -92,7 +92,7 @@ impl DeviceCredentials for DeviceCredentialsService {
             let key = convert::request_key(&request.request_id, &["UpdateDevice", address.as_str(), &device_id.to_string()])?;
             let (mailbox, device, revocation) = self.0.update(&who, &address, device_id, &update, key.as_ref()).await?;
             Ok(proto::UpdateDeviceResponse {
-                device: Some(convert::device(&device, &mailbox)),
+                device: Some(convert::device(&device, &mailbox, &[])),
                 revocation: Some(convert::revocation(&revocation)),
             })
         };
@@ -110,7 +110,7 @@ impl DeviceCredentials for DeviceCredentialsService {
             let key = convert::request_key(&request.request_id, &["ChangePassword", address.as_str(), &device_id.to_string()])?;
             let changed = self.0.change_password(&who, &address, device_id, password.as_ref(), key.as_ref(), wait).await?;
             Ok(proto::ChangePasswordResponse {
-                device: Some(convert::device(&changed.device, &changed.mailbox)),
+                device: Some(convert::device(&changed.device, &changed.mailbox, &[])),
                 password: changed.shown.map_or_else(String::new, |shown| shown.to_string()),
                 revocation: Some(convert::revocation(&changed.revocation)),
             })
@@ -156,7 +156,7 @@ impl DeviceCredentials for DeviceCredentialsService {
                 let (gone, revocation) = self.0.disconnect_all(&who, &address, etag, key.as_ref(), wait).await?;
                 (gone, Some(convert::revocation(&revocation)))
             };
-            let devices = gone.devices.iter().map(|device| convert::device(device, &gone.mailbox)).collect();
+            let devices = gone.devices.iter().map(|device| convert::device(device, &gone.mailbox, &[])).collect();
             Ok(proto::DisconnectAllDevicesResponse { devices, revocation })
         };
         answer(run.await)

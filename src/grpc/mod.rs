@@ -10,3 +10,4 @@ mod redacted;
 pub mod server;
 mod status;
 mod streaming;
+mod watch;

@@ -10,6 +10,7 @@ use crate::{
     login::NoAnswer,
     model::Invalid,
     store::StoreError,
+    watchers::{CutOff, Misstep},
 };
 
 const DOMAIN: &str = "latchkey";
@@ -62,6 +63,33 @@ pub(super) fn no_answer(why: &NoAnswer) -> Status {
         NoAnswer::Internal => return internal(),
     };
     later(reason, why.to_string())
+}
+
+/// What a watcher did wrong: its stream ends.
+pub(super) fn misstep(misstep: Misstep) -> Status {
+    let (code, reason) = match misstep {
+        Misstep::AcknowledgesTheFuture | Misstep::AcknowledgesBackwards => (Code::InvalidArgument, "BAD_ACKNOWLEDGEMENT"),
+        Misstep::SessionNumberTaken => (Code::InvalidArgument, "SESSION_NUMBER_TAKEN"),
+        Misstep::SessionNotOpen => (Code::InvalidArgument, "SESSION_NOT_OPEN"),
+        Misstep::TooManySessions => (Code::ResourceExhausted, "TOO_MANY_SESSIONS"),
+        Misstep::TooManyWatchers => (Code::ResourceExhausted, "TOO_MANY_WATCHERS"),
+        Misstep::CutOff => return cut_off(CutOff::TooSlow),
+    };
+    Status::with_error_details(code, misstep.to_string(), with_reason(reason))
+}
+
+/// Why a watcher's stream ends without its doing.
+pub(super) fn cut_off(why: CutOff) -> Status {
+    match why {
+        CutOff::TooSlow => {
+            let words = "the messages were not read in time; connect again, with what was applied";
+            Status::with_error_details(Code::ResourceExhausted, words, with_reason("WATCHER_TOO_SLOW"))
+        }
+        CutOff::Replaced => {
+            let words = "another stream said hello with the same watcher_id";
+            Status::with_error_details(Code::Aborted, words, with_reason("WATCHER_REPLACED"))
+        }
+    }
 }
 
 /// The server stops; another replica, or the next one here, answers.

@@ -21,8 +21,9 @@ use crate::{
     history::{LoginHistory, Noted},
     model::{
         address::{Address, MailboxKey},
-        change::Revision,
+        change::{Revision, ServiceKey},
         clock::{BootTime, SharedClock, Timestamp},
+        device::{Generation, Limits},
         record::MailboxRecord,
         verdict::{Attempt, ProvenPassword, Reason, Session, Verdict},
     },
@@ -45,6 +46,15 @@ pub enum NoAnswer {
     TooManyChanges,
     #[error("the login could not be judged")]
     Internal,
+}
+
+/// What a watcher may cache of a login that was allowed.
+#[derive(Clone, Debug)]
+pub struct Cacheable {
+    pub mailbox: MailboxKey,
+    pub service: ServiceKey,
+    pub generation: Generation,
+    pub limits: Limits,
 }
 
 /// What judges logins.
@@ -94,6 +104,17 @@ impl Login {
             self.note(mailbox, attempt, &verdict, now);
             verdict
         })
+    }
+
+    /// What a watcher may cache of a verdict that allows: as of the verdict's revision, or later.
+    pub fn cacheable(&self, address: &Address, verdict: &Verdict) -> Option<Cacheable> {
+        let ProvenPassword { device_id, generation, .. } = verdict.password.filter(|_| verdict.is_allowed())?;
+        let mailbox = address.key();
+        let entry = self.cache.get(mailbox)?;
+        let record = entry.read.mailbox.as_ref()?;
+        let device = record.active.iter().find(|it| (it.device_id, it.generation) == (device_id, generation))?;
+        let limits = device.limits.as_deref().cloned().unwrap_or_default();
+        Some(Cacheable { mailbox, service: record.service, generation, limits })
     }
 
     /// Whether a session is still good. Answers the reason why it ended.

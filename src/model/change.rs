@@ -8,6 +8,7 @@ use super::{
     address::MailboxKey,
     device::Generation,
     id::{DeviceId, MailServiceId},
+    verdict::Reason,
 };
 
 /// A position in the change log. Commit order is revision order: none appears late, none is missing.
@@ -18,6 +19,14 @@ impl fmt::Display for Revision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
+}
+
+/// A place in one history of the log: a revision, and the nonce of its row, which another history's row under the same revision has not.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Position {
+    pub revision: Revision,
+    /// 0 at revision 0, where no row is.
+    pub nonce: i64,
 }
 
 /// What caches know a mail service by: the first 8 bytes of SHA-256 over its id. Two that collide lose a little cache, nothing else.
@@ -41,11 +50,19 @@ pub enum Scope {
     Service(ServiceKey),
 }
 
-/// A password that a change ended: sessions opened with it are to close.
+/// A password that a change ended, or took the right to log in from: sessions opened with it are to close.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Ended {
     pub device_id: DeviceId,
     pub generation: Generation,
+    pub reason: Reason,
+}
+
+impl Ended {
+    /// Whether the password is gone for good.
+    pub fn is_for_good(self) -> bool {
+        matches!(self.reason, Reason::DeviceDisconnected | Reason::PasswordChanged | Reason::MailboxDeleted)
+    }
 }
 
 /// A row of the change log.
@@ -56,4 +73,10 @@ pub struct Change {
     pub nonce: i64,
     pub scope: Scope,
     pub ended: Vec<Ended>,
+}
+
+impl Change {
+    pub fn position(&self) -> Position {
+        Position { revision: self.revision, nonce: self.nonce }
+    }
 }

@@ -8,11 +8,13 @@ pub mod device;
 pub mod directory;
 pub mod event;
 pub mod id;
+pub mod lease;
 pub mod network;
 pub mod protocol;
 pub mod random;
 pub mod record;
 pub mod secret;
+pub mod session;
 pub mod verdict;
 
 /// A value that came from outside and breaks a bound. Names the field and the bound, for whoever sent it.

@@ -1,6 +1,6 @@
 //! Floor 1: what Latchkey keeps, behind one trait. SQLite for one process, PostgreSQL for any number; nothing above knows which.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
@@ -10,13 +10,14 @@ pub mod sqlite;
 
 use crate::model::{
     address::{Address, MailboxKey},
-    change::{Change, Ended, Revision, Scope},
+    change::{Change, Ended, Position, Revision, Scope},
     clock::Timestamp,
     device::{Device, Generation, KeyId, PasswordHash, StoredPassword},
     directory::{MailService, Mailbox, Member, Organization, Right, Standing},
     event::{Event, LoginCount},
     id::{DeviceId, MailServiceId, MailboxId, NodeId, OrganizationId, RequestId, UserId},
     record::MailboxRead,
+    session::OpenSession,
 };
 
 /// Why a store did not do what it was asked. Names no driver and no table; the driver's own words are logged where it arose.
@@ -101,17 +102,28 @@ pub trait Store: Send + Sync + 'static {
     async fn join(&self, node: &Node) -> Result<()>;
     /// Takes the row away.
     async fn leave(&self, node_id: NodeId) -> Result<()>;
-    /// One round trip: writes what was applied if the row's counter is still `renewals`, and tells the log's head. `None`: the row is gone, or
-    /// somebody else counted it up.
-    async fn sync(&self, node_id: NodeId, renewals: u64, applied: Revision) -> Result<Option<Head>>;
+    /// One round trip: writes what was acknowledged if the row's counter is still `renewals` and the log is still the history that holds `applied`, and
+    /// tells the log's head. `None`, and nothing written: the row is gone, somebody else counted it up, or the history is another.
+    async fn sync(&self, node_id: NodeId, renewals: u64, acknowledged: Revision, applied: Position) -> Result<Option<Head>>;
     /// The log's head, without writing anything.
     async fn head(&self, applied: Revision) -> Result<Head>;
     /// At most `limit` rows of the log after `revision`, in order, up to `up_to`.
     async fn changes(&self, after: Revision, up_to: Revision, limit: usize) -> Result<Vec<Change>>;
     /// The rows of all processes.
     async fn nodes(&self) -> Result<Vec<Node>>;
-    /// Takes a row away if its counter is still `renewals`. Whether it did.
+    /// Takes a row away if its counter is still `renewals`, and its sessions with it. Whether it did.
     async fn remove_node(&self, node_id: NodeId, renewals: u64) -> Result<bool>;
+    /// Calls `hint` whenever another process may have changed something, for ever. Only a hint: some may be lost, some may be for nothing.
+    fn listen(&self, hint: Hint);
+
+    // Sessions that watchers report.
+
+    /// Writes which sessions a process's watchers have open now.
+    async fn put_sessions(&self, node_id: NodeId, opened: &[LiveSession], closed: &[SessionKey]) -> Result<()>;
+    /// Writes how many sessions a change closed at a process's watchers. Before that process acknowledges the change.
+    async fn add_closings(&self, node_id: NodeId, closings: &[Closing]) -> Result<()>;
+    /// What all processes have written of that for one change.
+    async fn closings(&self, revision: Revision) -> Result<Vec<Closing>>;
 
     // Housekeeping.
 
@@ -209,9 +221,13 @@ pub trait Transaction: Send {
     async fn replace_password(&mut self, device: &Device, password: &StoredPassword, now: Timestamp) -> Result<()>;
     /// Ends a device's password as disconnected. Whether it was active.
     async fn disconnect_device(&mut self, device: DeviceId, now: Timestamp) -> Result<bool>;
+    /// Ends a device's password as disconnected if it is of that generation or an older one: one that a lost history had ended. The device, if it was.
+    async fn end_again(&mut self, ended: Ended, now: Timestamp) -> Result<Option<Device>>;
     /// The active devices of a person on one mailbox, on one mail service, or on all mail services of an organization; with the
     /// mailboxes' addresses.
     async fn devices_of_user(&mut self, user: &UserId, place: &UserPlace) -> Result<Vec<(Address, Device)>>;
+    /// The open sessions of a mailbox, the newest first.
+    async fn live_sessions(&mut self, mailbox: MailboxId, limit: usize) -> Result<Vec<OpenSession>>;
 
     // What every change ends with.
 
@@ -293,8 +309,9 @@ pub struct Node {
     pub node_id: NodeId,
     /// For people.
     pub name: String,
+    /// Zero: it answers nothing from a cache without asking, so nobody waits for it.
     pub lease: Duration,
-    /// What it has applied, as far as it has said.
+    /// Up to where it, and whoever it answers for, holds nothing from before any more, as far as it has said.
     pub applied: Revision,
     /// Counts up with each sync.
     pub renewals: u64,
@@ -304,10 +321,38 @@ pub struct Node {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Head {
     pub revision: Revision,
+    /// Of the row at `revision`; 0 if the log was never written.
+    pub nonce: i64,
     /// The oldest row still there minus one: who has applied less than that has missed something.
     pub trimmed: Revision,
     /// The nonce of the row at the `applied` that was asked with; `None` if there is no such row.
     pub applied_nonce: Option<i64>,
+}
+
+/// Called when something may have changed.
+pub type Hint = Arc<dyn Fn() + Send + Sync>;
+
+/// A session as a process keeps it: whose watcher's, under that watcher's number.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct SessionKey {
+    pub watcher: u64,
+    pub number: u64,
+}
+
+/// A session that a watcher has open.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LiveSession {
+    pub key: SessionKey,
+    pub session: OpenSession,
+}
+
+/// What a change did to the sessions at one process's watchers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Closing {
+    pub revision: Revision,
+    pub closed: u32,
+    /// The watchers that had such sessions and did not say that they closed them.
+    pub silent: Vec<String>,
 }
 
 /// How long things are kept.

@@ -13,16 +13,18 @@ use opentelemetry::{
 use crate::{
     model::{
         address::Address,
-        change::{Change, Revision},
+        change::{Change, Ended, Position, Revision},
         clock::{SharedClock, Timestamp},
         device::{Device, Generation, KeyId, PasswordHash, StoredPassword},
         directory::{MailService, Mailbox, Member, Organization, Right, Standing},
         event::{Event, LoginCount},
         id::{DeviceId, EventId, MailServiceId, MailboxId, NodeId, OrganizationId, RequestId, UserId},
         record::MailboxRead,
+        session::OpenSession,
     },
     store::{
-        Finding, Head, Mode, NewChange, NewMailbox, Node, Origin, Request, Result, Retention, Store, Transaction, UserPlace,
+        Closing, Finding, Head, Hint, LiveSession, Mode, NewChange, NewMailbox, Node, Origin, Request, Result, Retention,
+        SessionKey, Store, Transaction, UserPlace,
     },
 };
 
@@ -105,6 +107,10 @@ macro_rules! observed_store {
                 added
             }
 
+            fn listen(&self, hint: Hint) {
+                self.store.listen(hint);
+            }
+
             fn system(&self) -> &'static str {
                 self.store.system()
             }
@@ -119,11 +125,14 @@ observed_store! {
     import(mailboxes: &[NewMailbox], origin: &Origin) -> Vec<bool>;
     join(node: &Node) -> ();
     leave(node_id: NodeId) -> ();
-    sync(node_id: NodeId, renewals: u64, applied: Revision) -> Option<Head>;
+    sync(node_id: NodeId, renewals: u64, acknowledged: Revision, applied: Position) -> Option<Head>;
     head(applied: Revision) -> Head;
     changes(after: Revision, up_to: Revision, limit: usize) -> Vec<Change>;
     nodes() -> Vec<Node>;
     remove_node(node_id: NodeId, renewals: u64) -> bool;
+    put_sessions(node_id: NodeId, opened: &[LiveSession], closed: &[SessionKey]) -> ();
+    add_closings(node_id: NodeId, closings: &[Closing]) -> ();
+    closings(revision: Revision) -> Vec<Closing>;
     trim(limits: &Retention) -> u64;
     pepper_checks() -> Vec<(KeyId, [u8; 32])>;
     add_pepper_check(key: KeyId, check: [u8; 32]) -> ();
@@ -180,6 +189,8 @@ observed_transaction! {
     update_device(device: &Device) -> ();
     replace_password(device: &Device, password: &StoredPassword, now: Timestamp) -> ();
     disconnect_device(device: DeviceId, now: Timestamp) -> bool;
+    end_again(ended: Ended, now: Timestamp) -> Option<Device>;
+    live_sessions(mailbox: MailboxId, limit: usize) -> Vec<OpenSession>;
     devices_of_user(user: &UserId, place: &UserPlace) -> Vec<(Address, Device)>;
     request(caller: &str, id: &RequestId) -> Option<Request>;
     insert_request(caller: &str, id: &RequestId, request: &Request) -> ();

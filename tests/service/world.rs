@@ -137,6 +137,7 @@ pub fn attempt(address: &str, password: &str) -> proto::AuthenticateRequest {
         protocol: proto::Protocol::Imap.into(),
         client_ip: "192.0.2.1".into(),
         frontend: "imap1".into(),
+        ..Default::default()
     }
 }
 

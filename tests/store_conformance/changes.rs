@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use latchkey::{
-    model::change::{Change, Ended, Revision, Scope, ServiceKey},
+    model::{
+        change::{Change, Ended, Revision, Scope, ServiceKey},
+        verdict::Reason,
+    },
     store::{Head, NewChange, Store},
 };
 
@@ -99,7 +102,7 @@ async fn the_log_tells_what_was_appended(store: Arc<dyn Store>) {
     let told = |revision, NewChange { nonce, scope, ended, .. }| Change { revision: Revision(revision), nonce, scope, ended };
     let rows = store.changes(Revision(0), Revision(3), ALL).await.expect("rows");
     assert_eq!(rows, [told(1, of_mailboxes), told(2, of_service), told(3, of_none)]);
-    assert_eq!(rows[0].ended[1], Ended { device_id: device_id(2), generation: u32::MAX });
+    assert_eq!(rows[0].ended[1], Ended { device_id: device_id(2), generation: u32::MAX, reason: Reason::DeviceDisconnected });
     assert_ne!(ServiceKey::of(&service_id("mail")), key);
 }
 
@@ -122,13 +125,13 @@ async fn the_log_is_read_in_order_and_in_parts(store: Arc<dyn Store>) {
 
 async fn the_head_tells_the_nonce_of_what_was_applied(store: Arc<dyn Store>) {
     let alice = alice(&store).await;
-    let nothing = Head { revision: Revision(0), trimmed: Revision(0), applied_nonce: None };
+    let nothing = Head { revision: Revision(0), nonce: 0, trimmed: Revision(0), applied_nonce: None };
     assert_eq!(store.head(Revision(0)).await.expect("a head"), nothing);
     let appended = change(&alice, &[]);
     let mut tx = write(&store).await;
     tx.append_change(&appended).await.expect("appended");
     tx.commit().await.expect("committed");
-    let head = Head { revision: Revision(1), ..nothing };
+    let head = Head { revision: Revision(1), nonce: appended.nonce, ..nothing };
     assert_eq!(store.head(Revision(0)).await.expect("a head"), head, "there is no row 0");
     assert_eq!(store.head(Revision(1)).await.expect("a head"), Head { applied_nonce: Some(appended.nonce), ..head });
     assert_eq!(store.head(Revision(2)).await.expect("a head"), head, "another history's");

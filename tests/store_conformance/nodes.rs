@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use latchkey::{
-    model::{change::Revision, id::NodeId},
+    model::{
+        change::{Position, Revision},
+        id::NodeId,
+    },
     store::{Node, Store},
 };
 use uuid::Uuid;
@@ -20,6 +23,7 @@ mod of_several {
         a_sync_writes_what_was_applied_and_counts
         a_sync_with_another_count_or_without_a_row_is_told_so
         many_processes_have_a_row_each
+        an_acknowledgement_of_another_history_is_not_written
     );
 }
 
@@ -59,7 +63,7 @@ async fn a_sync_tells_the_head(store: Arc<dyn Store>) {
     let mut tx = write(&store).await;
     tx.append_change(&appended).await.expect("appended");
     tx.commit().await.expect("committed");
-    let head = store.sync(node.node_id, 0, Revision(1)).await.expect("synced").expect("the row is there");
+    let head = store.sync(node.node_id, 0, Revision(1), at(1, appended.nonce)).await.expect("synced").expect("the row is there");
     assert_eq!(head, store.head(Revision(1)).await.expect("a head"));
     assert_eq!((head.revision, head.applied_nonce), (Revision(1), Some(appended.nonce)));
 }
@@ -68,19 +72,43 @@ async fn a_sync_writes_what_was_applied_and_counts(store: Arc<dyn Store>) {
     let node = node(1);
     store.join(&node).await.expect("joined");
     for renewals in 0..3 {
-        store.sync(node.node_id, renewals, Revision(renewals + 10)).await.expect("synced").expect("the row is there");
+        store
+            .sync(node.node_id, renewals, Revision(renewals + 10), Position::default())
+            .await
+            .expect("synced")
+            .expect("the row is there");
     }
     assert_eq!(store.nodes().await.expect("nodes"), [Node { applied: Revision(12), renewals: 3, ..node }]);
 }
 
 async fn a_sync_with_another_count_or_without_a_row_is_told_so(store: Arc<dyn Store>) {
     let node = node(1);
-    assert_eq!(store.sync(node.node_id, 0, Revision(0)).await.expect("asked"), None, "there is no row");
+    assert_eq!(store.sync(node.node_id, 0, Revision(0), Position::default()).await.expect("asked"), None, "there is no row");
     store.join(&node).await.expect("joined");
-    assert_eq!(store.sync(node.node_id, 1, Revision(5)).await.expect("asked"), None, "another count");
+    assert_eq!(store.sync(node.node_id, 1, Revision(5), Position::default()).await.expect("asked"), None, "another count");
     assert_eq!(store.nodes().await.expect("nodes"), std::slice::from_ref(&node), "nothing was written");
     assert!(store.remove_node(node.node_id, 0).await.expect("asked"));
-    assert_eq!(store.sync(node.node_id, 0, Revision(5)).await.expect("asked"), None, "it was removed");
+    assert_eq!(store.sync(node.node_id, 0, Revision(5), Position::default()).await.expect("asked"), None, "it was removed");
+}
+
+async fn an_acknowledgement_of_another_history_is_not_written(store: Arc<dyn Store>) {
+    let alice = alice(&store).await;
+    let node = node(1);
+    store.join(&node).await.expect("joined");
+    let appended = change(&alice, &[]);
+    let mut tx = write(&store).await;
+    tx.append_change(&appended).await.expect("appended");
+    tx.commit().await.expect("committed");
+    for (applied, why) in [(at(1, appended.nonce + 1), "another row under the same revision"), (at(2, 7), "ahead of the log")] {
+        assert_eq!(store.sync(node.node_id, 0, applied.revision, applied).await.expect("asked"), None, "{why}");
+        assert_eq!(store.nodes().await.expect("nodes"), std::slice::from_ref(&node), "{why}: nothing was written");
+    }
+    let head = store.sync(node.node_id, 0, Revision(1), at(1, appended.nonce)).await.expect("asked").expect("its own history");
+    assert_eq!((head.revision, head.nonce), (Revision(1), appended.nonce));
+}
+
+fn at(revision: u64, nonce: i64) -> Position {
+    Position { revision: Revision(revision), nonce }
 }
 
 async fn many_processes_have_a_row_each(store: Arc<dyn Store>) {

@@ -12,6 +12,7 @@ use latchkey::{
         event::{Event, EventKind},
         id::{DeviceId, EventId, MailServiceId, MailboxId, OrganizationId, UserId},
         random,
+        verdict::Reason,
     },
     store::{Mode, NewChange, Store, Transaction},
 };
@@ -127,7 +128,10 @@ pub fn index(salt: u8, hash: &str) -> StoredPassword {
 
 /// A change of one mailbox, without events.
 pub fn change(mailbox: &Mailbox, ended: &[(DeviceId, u32)]) -> NewChange {
-    let ended = ended.iter().map(|&(device_id, generation)| Ended { device_id, generation }).collect();
+    let ended = ended
+        .iter()
+        .map(|&(device_id, generation)| Ended { device_id, generation, reason: Reason::DeviceDisconnected })
+        .collect();
     let scope = Scope::Mailboxes(vec![mailbox.address.key()]);
     NewChange { nonce: random::nonce(), time: NOW, scope, ended, events: vec![] }
 }

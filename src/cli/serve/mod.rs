@@ -9,13 +9,14 @@ use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 use anyhow::{Context, bail};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use self::replica::Replica;
 pub(super) use self::settings::open_store;
 pub use self::settings::{Args, StoreSettings};
 use super::Exit;
 use crate::{
+    feed::{Feed, Left},
     grpc::{
         caller::CallerPolicy,
         server::{self, Health, Services},
@@ -32,7 +33,8 @@ use crate::{
 };
 
 /// How often something past its time is forgotten.
-const TRIM_INTERVAL: Duration = Duration::from_secs(60);
+/// Longer than any lease is surely over: see [`Feed::remove_dead`].
+const TRIM_INTERVAL: Duration = Duration::from_secs(75);
 const LOG_KEPT: Duration = Duration::from_secs(3_600);
 const PASSWORDS_KEPT: Duration = Duration::from_secs(90 * 86_400);
 const PASSWORDS_PER_MAILBOX: usize = 20;
@@ -80,8 +82,9 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
         }
     });
     run_for_ever("feed", Arc::clone(&replica.feed).run());
+    run_for_ever("sessions", Arc::clone(&replica.feed).run_sessions());
     run_for_ever("history", Arc::clone(&replica.history).run(Arc::clone(&store)));
-    run_for_ever("trim", trim(Arc::clone(&store), Arc::clone(&clock)));
+    run_for_ever("trim", trim(Arc::clone(&store), Arc::clone(&replica.feed), Arc::clone(&clock)));
     telemetry.gauges(replica.readings());
 
     let services = Services {
@@ -196,9 +199,13 @@ async fn report_readiness(health: Health, mut synced: tokio::sync::watch::Receiv
     }
 }
 
-async fn trim(store: Arc<dyn Store>, clock: SharedClock) {
+async fn trim(store: Arc<dyn Store>, feed: Arc<Feed>, clock: SharedClock) {
+    let mut nodes = vec![];
     loop {
         tokio::time::sleep(TRIM_INTERVAL).await;
+        if let Err(error) = feed.remove_dead(&mut nodes).await {
+            debug!(%error, "dead processes' rows were not looked for; it is tried again");
+        }
         let limits = Retention::before(clock.wall(), LOG_KEPT, PASSWORDS_KEPT, PASSWORDS_PER_MAILBOX, REQUESTS_KEPT, LOGINS_KEPT);
         if let Err(error) = store.trim(&limits).await {
             warn!(%error, "what is past its time was not forgotten; it is tried again");
@@ -221,7 +228,12 @@ async fn stop(replica: &Replica) {
         replica.feed.leave().await
     });
     match left.await {
-        Ok(Ok(())) => info!("stopped"),
+        Ok(Ok(Left::Gone)) => info!("stopped"),
+        Ok(Ok(Left::WatchersRemain)) => {
+            warn!(
+                "stopped, while watchers may still answer from their caches: revocations elsewhere wait out this process's lease once"
+            );
+        }
         Ok(Err(error)) => warn!(%error, "stopped, without leaving: revocations elsewhere wait out this process's lease once"),
         Err(_) => warn!("stopped, without leaving: revocations elsewhere wait out this process's lease once"),
     }

@@ -90,11 +90,16 @@ impl Replica {
         let (history, hashing) = (Arc::clone(&self.history), Arc::clone(&self.hashing));
         move || {
             let hashes = hashing.counts();
+            let (watchers, sessions) = feed.watchers().counts();
             vec![
                 ("latchkey.cache.mailboxes", cache.len() as u64),
                 ("latchkey.cache.proofs", memos.len() as u64),
                 ("latchkey.lease.held", u64::from(feed.has_lease())),
                 ("latchkey.feed.revision", feed.applied().0),
+                ("latchkey.feed.acknowledged", feed.acknowledged().0),
+                ("latchkey.feed.rewinds", feed.rewinds()),
+                ("latchkey.watchers", watchers as u64),
+                ("latchkey.sessions", sessions as u64),
                 ("latchkey.hashing.runs", hashes.runs),
                 ("latchkey.hashing.refused", hashes.refused),
                 ("latchkey.hashing.queued", hashes.queued as u64),
@@ -104,7 +109,7 @@ impl Replica {
     }
 
     pub fn authorization(&self, drain: &Drain) -> AuthorizationService {
-        AuthorizationService { login: Arc::clone(&self.login), drain: drain.clone() }
+        AuthorizationService { login: Arc::clone(&self.login), feed: Arc::clone(&self.feed), drain: drain.clone() }
     }
 
     pub fn device_credentials(&self) -> DeviceCredentialsService {

@@ -8,12 +8,10 @@ use clap::{ValueEnum, builder::BoolishValueParser};
 use super::replica::ReplicaSettings;
 use crate::{
     config::duration,
-    feed::{
-        FeedSettings, Freshness,
-        confirm::{MAX_LEASE, MIN_LEASE},
-    },
+    feed::{FeedSettings, Freshness},
     grpc::server::{ServerSettings, TlsSettings},
     hashing::HashingSettings,
+    model::lease,
     passwords::hash::HashCost,
     store::{
         Store,
@@ -39,7 +37,7 @@ pub struct Args {
     pub store: StoreSettings,
     /// For how long a process may answer from its cache after it has last heard from the database: how long a revocation waits at most
     /// for one that is dead
-    #[arg(long, value_name = "DURATION", env = "LATCHKEY_LEASE", default_value = "10s", value_parser = duration(MIN_LEASE..=MAX_LEASE))]
+    #[arg(long, value_name = "DURATION", env = "LATCHKEY_LEASE", default_value = "10s", value_parser = duration(lease::SHORTEST..=lease::LONGEST))]
     pub lease: Duration,
     /// How logins know that the cache is still right: by the lease, or by asking the database for each (many share one question)
     #[arg(long, env = "LATCHKEY_FRESHNESS", default_value = "lease")]

@@ -16,7 +16,7 @@ use tokio_postgres::{AsyncMessage, Client, Config, config::TargetSessionAttrs};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tracing::{debug, warn};
 
-use super::{PostgresSettings, errors, tls};
+use super::{PostgresSettings, errors, hints::Hints, tls};
 use crate::store::{OpenError, Result};
 
 /// For one statement, and for one lock, by the server.
@@ -37,7 +37,7 @@ impl Notices {
     }
 }
 
-pub(super) fn pool(settings: &PostgresSettings) -> Result<(Pool, Notices), OpenError> {
+pub(super) fn pool(settings: &PostgresSettings) -> Result<(Pool, Notices, Hints), OpenError> {
     let (mut config, verify) = parse(&settings.url)?;
     config.options(OPTIONS).application_name("latchkey");
     config.connect_timeout(CONNECT_TIMEOUT).tcp_user_timeout(TCP_USER_TIMEOUT);
@@ -47,6 +47,7 @@ pub(super) fn pool(settings: &PostgresSettings) -> Result<(Pool, Notices), OpenE
     let ca = settings.ca.clone().or(verify.ca);
     let tls = MakeRustlsConnect::new(tls::client_config(ca.as_deref(), verify.required).map_err(OpenError::Settings)?);
     let notices = Notices::default();
+    let hints = Hints::new(config.clone(), tls.clone());
     let connect = Connector { tls, notices: notices.clone() };
     let manager = Manager::from_connect(config, connect, ManagerConfig { recycling_method: RecyclingMethod::Fast });
     let pool = Pool::builder(manager)
@@ -56,7 +57,7 @@ pub(super) fn pool(settings: &PostgresSettings) -> Result<(Pool, Notices), OpenE
         .create_timeout(Some(CONNECT_TIMEOUT * 2))
         .build()
         .map_err(|error| OpenError::Settings(error.to_string()))?;
-    Ok((pool, notices))
+    Ok((pool, notices, hints))
 }
 
 pub(super) async fn get(pool: &Pool) -> Result<Object> {

@@ -2,6 +2,7 @@
 
 mod connection;
 mod errors;
+mod hints;
 mod import;
 mod session;
 mod tls;
@@ -12,14 +13,15 @@ use async_trait::async_trait;
 use deadpool_postgres::Pool;
 use tracing::info;
 
-use self::{connection::Notices, session::PostgresSession};
+use self::{connection::Notices, hints::Hints, session::PostgresSession};
 use super::{
-    Finding, Head, Mode, NewChange, NewMailbox, Node, OpenError, Origin, Result, Retention, Store, Transaction,
-    sql::{Row, Session, Value, changes, events, reads, transaction::SqlTransaction, upkeep},
+    Closing, Finding, Head, Hint, LiveSession, Mode, NewChange, NewMailbox, Node, OpenError, Origin, Result, Retention,
+    SessionKey, Store, Transaction,
+    sql::{Row, Session, Value, changes, events, reads, sessions, transaction::SqlTransaction, upkeep},
 };
 use crate::model::{
     address::Address,
-    change::{Change, Revision},
+    change::{Change, Position, Revision},
     device::{Generation, KeyId, PasswordHash, StoredPassword},
     event::LoginCount,
     id::{DeviceId, NodeId},
@@ -49,19 +51,21 @@ pub struct PostgresSettings {
 pub struct PostgresStore {
     pool: Pool,
     notices: Notices,
+    hints: Hints,
 }
 
 impl PostgresStore {
     /// Connects, and brings the schema up to date.
     pub async fn open(settings: &PostgresSettings) -> Result<Self, OpenError> {
-        let (pool, notices) = connection::pool(settings)?;
+        let (pool, notices, hints) = connection::pool(settings)?;
         let mut client = pool.get().await.map_err(|error| errors::open(&error))?;
         client.batch_execute(MIGRATION_LOCK).await.map_err(|error| OpenError::Migration(errors::words(&error)))?;
         let migrated = migrate(&mut client).await;
         // The connection goes, and the lock with it, whatever became of the migration.
         drop(deadpool_postgres::Object::take(client));
         migrated?;
-        Ok(Self { pool, notices })
+        tokio::spawn(hints.clone().run_sender(pool.clone()));
+        Ok(Self { pool, notices, hints })
     }
 
     /// One statement, without a transaction. Once more if the connection had died while nobody used it: nothing is lost by reading twice.
@@ -84,7 +88,7 @@ impl PostgresStore {
     }
 
     async fn session(&self, mode: Mode) -> Result<PostgresSession> {
-        PostgresSession::begin(connection::get(&self.pool).await?, self.notices.clone(), mode).await
+        PostgresSession::begin(connection::get(&self.pool).await?, self.notices.clone(), self.hints.clone(), mode).await
     }
 }
 
@@ -134,8 +138,10 @@ impl Store for PostgresStore {
         self.write_one(upkeep::LEAVE, &[node_id.into()]).await.map(drop)
     }
 
-    async fn sync(&self, node_id: NodeId, renewals: u64, applied: Revision) -> Result<Option<Head>> {
-        upkeep::to_head(self.write_one(upkeep::SYNC, &[node_id.into(), upkeep::renewals(renewals), applied.into()]).await?)
+    async fn sync(&self, node_id: NodeId, renewals: u64, acknowledged: Revision, applied: Position) -> Result<Option<Head>> {
+        let Position { revision, nonce } = applied;
+        let parameters = [node_id.into(), upkeep::renewals(renewals), acknowledged.into(), revision.into(), nonce.into()];
+        upkeep::to_head(self.write_one(upkeep::SYNC, &parameters).await?)
     }
 
     async fn head(&self, applied: Revision) -> Result<Head> {
@@ -156,6 +162,23 @@ impl Store for PostgresStore {
         let client = connection::get(&self.pool).await?;
         let removed = session::execute(&client, upkeep::REMOVE_NODE, &[node_id.into(), upkeep::renewals(renewals)]).await?;
         Ok(removed > 0)
+    }
+
+    fn listen(&self, hint: Hint) {
+        tokio::spawn(self.hints.clone().run_listener(hint));
+    }
+
+    async fn put_sessions(&self, node_id: NodeId, opened: &[LiveSession], closed: &[SessionKey]) -> Result<()> {
+        sessions::put_sessions(&mut self.session(Mode::Write).await?, node_id, opened, closed).await
+    }
+
+    async fn add_closings(&self, node_id: NodeId, closings: &[Closing]) -> Result<()> {
+        sessions::add_closings(&mut self.session(Mode::Write).await?, node_id, closings).await
+    }
+
+    async fn closings(&self, revision: Revision) -> Result<Vec<Closing>> {
+        let rows = self.read_one(sessions::CLOSINGS, &sessions::closings_parameters(revision)).await?;
+        rows.into_iter().map(sessions::to_closing).collect()
     }
 
     async fn trim(&self, limits: &Retention) -> Result<u64> {
@@ -208,6 +231,12 @@ impl Store for PostgresStore {
 
     fn system(&self) -> &'static str {
         "postgresql"
+    }
+}
+
+impl Drop for PostgresStore {
+    fn drop(&mut self) {
+        self.hints.close();
     }
 }
 

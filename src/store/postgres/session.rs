@@ -5,7 +5,7 @@ use bytes::BytesMut;
 use deadpool_postgres::Object;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 
-use super::{connection::Notices, errors};
+use super::{connection::Notices, errors, hints::Hints};
 use crate::store::{
     Mode, Result, StoreError,
     sql::{Row, Session, Value},
@@ -15,17 +15,20 @@ use crate::store::{
 pub(super) struct PostgresSession {
     client: Option<Object>,
     notices: Notices,
+    hints: Hints,
+    /// Whether it writes to the change log: then the others are to hear of it.
+    has_change: bool,
 }
 
 impl PostgresSession {
-    pub(super) async fn begin(client: Object, notices: Notices, mode: Mode) -> Result<Self> {
+    pub(super) async fn begin(client: Object, notices: Notices, hints: Hints, mode: Mode) -> Result<Self> {
         let begin = match mode {
             Mode::Read => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
             // Under a lock that was waited for, a statement has to see what the one before left.
             Mode::Write => "BEGIN ISOLATION LEVEL READ COMMITTED",
         };
         client.batch_execute(begin).await.map_err(|error| errors::store(&error))?;
-        Ok(Self { client: Some(client), notices })
+        Ok(Self { client: Some(client), notices, hints, has_change: false })
     }
 
     pub(super) fn client(&self) -> Result<&Object> {
@@ -41,6 +44,10 @@ impl Session for PostgresSession {
 
     async fn execute(&mut self, sql: &'static str, parameters: &[Value]) -> Result<u64> {
         execute(self.client()?, sql, parameters).await
+    }
+
+    fn has_change(&mut self) {
+        self.has_change = true;
     }
 
     /// A COMMIT that the server answers with ROLLBACK looks like success to the driver, and so does one whose wait for a standby was cancelled. So the transaction's own
@@ -68,6 +75,9 @@ impl Session for PostgresSession {
         }
         // Back to the pool.
         self.client = None;
+        if self.has_change {
+            self.hints.send();
+        }
         Ok(())
     }
 }

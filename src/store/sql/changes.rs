@@ -13,18 +13,20 @@ use crate::{
         change::{Change, Ended, Revision, Scope, ServiceKey},
         clock::Timestamp,
         id::{DeviceId, RequestId},
+        verdict::Reason,
     },
     store::{NewChange, Request, Result},
 };
 
 const KEY_BYTES: usize = 16;
-const ENDED_BYTES: usize = 20;
+const ENDED_BYTES: usize = 21;
 
 /// Takes the next revision: the counter's row is locked from here to the commit, so revisions are committed in their order.
 pub(in crate::store) async fn append_change(s: &mut dyn Session, change: &NewChange) -> Result<Revision> {
     let sql = "/* append_change */ UPDATE change_head SET revision = revision + 1 WHERE id = 1 RETURNING revision";
     let row = s.query(sql, &[]).await?.into_iter().next().ok_or_else(|| corrupt("the log's head"))?;
     let revision = Columns::of(row).revision()?;
+    s.has_change();
     let sql = "/* append_change */ INSERT INTO change_log (revision, nonce, time, service, mailboxes, ended) \
                VALUES ($1, $2, $3, $4, $5, $6)";
     let (service, mailboxes) = from_scope(&change.scope);
@@ -90,9 +92,10 @@ fn from_scope(scope: &Scope) -> (Value, Value) {
 
 fn from_ended(ended: &[Ended]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(ended.len() * ENDED_BYTES);
-    for Ended { device_id, generation } in ended {
+    for Ended { device_id, generation, reason } in ended {
         bytes.extend(device_id.0.as_bytes());
         bytes.extend(generation.to_be_bytes());
+        bytes.push(*reason as u8);
     }
     bytes
 }
@@ -113,11 +116,14 @@ fn to_change(row: Row) -> Result<Change> {
     let (rows, []) = ended.as_chunks::<ENDED_BYTES>() else {
         return Err(corrupt("ended passwords"));
     };
-    let ended = rows.iter().map(|[id @ .., a, b, c, d]| Ended {
-        device_id: DeviceId(Uuid::from_bytes(*id)),
-        generation: u32::from_be_bytes([*a, *b, *c, *d]),
+    let ended = rows.iter().map(|[id @ .., a, b, c, d, reason]| {
+        Ok(Ended {
+            device_id: DeviceId(Uuid::from_bytes(*id)),
+            generation: u32::from_be_bytes([*a, *b, *c, *d]),
+            reason: Reason::from_number((*reason).into()).ok_or_else(|| corrupt("a known reason"))?,
+        })
     });
-    Ok(Change { revision, nonce, scope, ended: ended.collect() })
+    Ok(Change { revision, nonce, scope, ended: ended.collect::<Result<_>>()? })
 }
 
 fn to_request(row: Row) -> Result<Request> {

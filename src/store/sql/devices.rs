@@ -7,6 +7,7 @@ use super::{
 use crate::{
     model::{
         address::Address,
+        change::Ended,
         clock::Timestamp,
         device::{Device, DeviceKind, DeviceName, Disconnection, LastUse, Limits, StoredPassword},
         id::{DeviceId, MailboxId, UserId},
@@ -127,6 +128,18 @@ pub(super) async fn disconnect_device(s: &mut dyn Session, device: DeviceId, now
 async fn end(s: &mut dyn Session, device: DeviceId, reason: EndReason, now: Timestamp) -> Result<bool> {
     let sql = "/* end_device */ UPDATE device SET state = 1, end_reason = $2, end_time = $3 WHERE device_id = $1 AND state = 0";
     Ok(s.execute(sql, &[device.into(), (reason as i64).into(), now.into()]).await? > 0)
+}
+
+pub(super) async fn end_again(s: &mut dyn Session, ended: Ended, now: Timestamp) -> Result<Option<Device>> {
+    let sql = "/* end_again */ UPDATE device SET state = 1, end_reason = $3, end_time = $4 \
+               WHERE device_id = $1 AND generation <= $2 AND state = 0";
+    let reason = EndReason::Disconnected as i64;
+    if s.execute(sql, &[ended.device_id.into(), i64::from(ended.generation).into(), reason.into(), now.into()]).await? == 0 {
+        return Ok(None);
+    }
+    let sql = select_device!("end_again", "", "WHERE d.device_id = $1 ORDER BY d.generation DESC LIMIT 1");
+    let rows = s.query(sql, &[ended.device_id.into()]).await?;
+    rows.into_iter().next().map(|row| to_device(&mut Columns::of(row))).transpose()
 }
 
 pub(super) async fn devices_of_user(s: &mut dyn Session, user: &UserId, place: &UserPlace) -> Result<Vec<(Address, Device)>> {

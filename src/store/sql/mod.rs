@@ -11,6 +11,7 @@ mod directory;
 pub(super) mod events;
 mod mailboxes;
 pub(super) mod reads;
+pub(super) mod sessions;
 pub(super) mod transaction;
 pub(super) mod upkeep;
 
@@ -38,6 +39,8 @@ pub trait Session: Send {
     async fn query(&mut self, sql: &'static str, parameters: &[Value]) -> Result<Vec<Row>>;
     /// How many rows it changed.
     async fn execute(&mut self, sql: &'static str, parameters: &[Value]) -> Result<u64>;
+    /// Told by who writes to the change log.
+    fn has_change(&mut self) {}
     /// Its end is checked: `Ok` means that the change is there, and stays.
     async fn commit(&mut self) -> Result<()>;
 }

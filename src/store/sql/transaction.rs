@@ -2,16 +2,17 @@
 
 use async_trait::async_trait;
 
-use super::{Row, Session, Value, changes, devices, directory, events, mailboxes};
+use super::{Row, Session, Value, changes, devices, directory, events, mailboxes, sessions};
 use crate::{
     model::{
         address::Address,
-        change::Revision,
+        change::{Ended, Revision},
         clock::Timestamp,
         device::{Device, StoredPassword},
         directory::{MailService, Mailbox, Member, Organization, Right, Standing},
         event::Event,
         id::{DeviceId, EventId, MailServiceId, MailboxId, OrganizationId, RequestId, UserId},
+        session::OpenSession,
     },
     store::{NewChange, Request, Result, StoreError, Transaction, UserPlace},
 };
@@ -48,6 +49,10 @@ impl<S: Session> Session for Checked<S> {
     async fn execute(&mut self, sql: &'static str, parameters: &[Value]) -> Result<u64> {
         let outcome = self.session.execute(sql, parameters).await;
         self.noted(outcome)
+    }
+
+    fn has_change(&mut self) {
+        self.session.has_change();
     }
 
     async fn commit(&mut self) -> Result<()> {
@@ -106,7 +111,9 @@ delegated! {
     devices::update_device(device: &Device) -> ();
     devices::replace_password(device: &Device, password: &StoredPassword, now: Timestamp) -> ();
     devices::disconnect_device(device: DeviceId, now: Timestamp) -> bool;
+    devices::end_again(ended: Ended, now: Timestamp) -> Option<Device>;
     devices::devices_of_user(user: &UserId, place: &UserPlace) -> Vec<(Address, Device)>;
+    sessions::live_sessions(mailbox: MailboxId, limit: usize) -> Vec<OpenSession>;
     changes::request(caller: &str, id: &RequestId) -> Option<Request>;
     changes::insert_request(caller: &str, id: &RequestId, request: &Request) -> ();
     changes::append_change(change: &NewChange) -> Revision;

@@ -26,10 +26,17 @@ pub(in crate::store) const NODES: &str =
     "/* nodes */ SELECT node_id, name, lease_micros, applied, renewals FROM node ORDER BY node_id";
 pub(in crate::store) const REMOVE_NODE: &str = "/* remove_node */ DELETE FROM node WHERE node_id = $1 AND renewals = $2";
 /// One statement, so that what it tells of the head is from after it was asked.
+///
+/// An acknowledgement counts in the history that it is of, and in no other: one that reaches a database which has gone back, and given the same revision to
+/// another change, must not be taken for that change's.
 pub(in crate::store) const SYNC: &str = "/* sync */ UPDATE node SET applied = $3, renewals = renewals + 1 \
-    WHERE node_id = $1 AND renewals = $2 RETURNING (SELECT revision FROM change_head WHERE id = 1), \
-    (SELECT trimmed FROM change_head WHERE id = 1), (SELECT nonce FROM change_log WHERE revision = $3)";
-pub(in crate::store) const HEAD: &str = "/* head */ SELECT revision, trimmed, \
+    WHERE node_id = $1 AND renewals = $2 AND (SELECT revision FROM change_head WHERE id = 1) >= $4 \
+    AND COALESCE((SELECT nonce FROM change_log WHERE revision = $4), $5) = $5 \
+    RETURNING (SELECT revision FROM change_head WHERE id = 1), \
+    (SELECT nonce FROM change_log WHERE revision = (SELECT revision FROM change_head WHERE id = 1)), \
+    (SELECT trimmed FROM change_head WHERE id = 1), (SELECT nonce FROM change_log WHERE revision = $4)";
+pub(in crate::store) const HEAD: &str = "/* head */ SELECT revision, \
+    (SELECT nonce FROM change_log WHERE revision = change_head.revision), trimmed, \
     (SELECT nonce FROM change_log WHERE revision = $1) FROM change_head WHERE id = 1";
 pub(in crate::store) const PEPPER_CHECKS: &str = "/* pepper_checks */ SELECT key_id, check_value FROM pepper_key ORDER BY key_id";
 pub(in crate::store) const ADD_PEPPER_CHECK: &str =
@@ -62,7 +69,12 @@ pub(in crate::store) fn to_head(rows: Vec<Row>) -> Result<Option<Head>> {
         return Ok(None);
     };
     let mut columns = Columns::of(row);
-    Ok(Some(Head { revision: columns.revision()?, trimmed: columns.revision()?, applied_nonce: columns.optional_int()? }))
+    Ok(Some(Head {
+        revision: columns.revision()?,
+        nonce: columns.optional_int()?.unwrap_or(0),
+        trimmed: columns.revision()?,
+        applied_nonce: columns.optional_int()?,
+    }))
 }
 
 pub(in crate::store) fn to_pepper_check(row: Row) -> Result<(KeyId, [u8; 32])> {
@@ -142,6 +154,7 @@ async fn trim_log(s: &mut dyn Session, limits: &Retention) -> Result<u64> {
         return Ok(0);
     };
     s.execute("/* trim */ UPDATE change_head SET trimmed = $1 WHERE id = 1 AND trimmed < $1", &[last.into()]).await?;
+    s.execute("/* trim */ DELETE FROM session_closing WHERE revision <= $1", &[last.into()]).await?;
     s.execute("/* trim */ DELETE FROM change_log WHERE revision <= $1", &[last.into()]).await
 }
 

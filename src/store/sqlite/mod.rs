@@ -15,12 +15,13 @@ use async_trait::async_trait;
 
 use self::connection::{Connections, SqliteSession};
 use super::{
-    Finding, Head, Mode, NewChange, NewMailbox, Node, OpenError, Origin, Result, Retention, Store, Transaction,
-    sql::{Session, Value, changes, events, reads, transaction::SqlTransaction, upkeep},
+    Closing, Finding, Head, Hint, LiveSession, Mode, NewChange, NewMailbox, Node, OpenError, Origin, Result, Retention,
+    SessionKey, Store, Transaction,
+    sql::{Session, Value, changes, events, reads, sessions, transaction::SqlTransaction, upkeep},
 };
 use crate::model::{
     address::Address,
-    change::{Change, Revision, Scope},
+    change::{Change, Position, Revision, Scope},
     device::{Device, DeviceKind, DeviceName, Generation, KeyId, Limits, PasswordHash, StoredPassword, Tag},
     directory::Mailbox,
     event::{Event, EventKind, LoginCount},
@@ -151,8 +152,8 @@ impl Store for SqliteStore {
     }
 
     /// One process needs no row to be waited for: what it has applied it knows itself. So a sync reads the head, and writes nothing.
-    async fn sync(&self, _node_id: NodeId, _renewals: u64, applied: Revision) -> Result<Option<Head>> {
-        upkeep::to_head(self.connections.query_now(upkeep::HEAD, &[applied.into()])?)
+    async fn sync(&self, _node_id: NodeId, _renewals: u64, _acknowledged: Revision, applied: Position) -> Result<Option<Head>> {
+        upkeep::to_head(self.connections.query_now(upkeep::HEAD, &[applied.revision.into()])?)
     }
 
     async fn head(&self, applied: Revision) -> Result<Head> {
@@ -171,6 +172,22 @@ impl Store for SqliteStore {
 
     async fn remove_node(&self, node_id: NodeId, renewals: u64) -> Result<bool> {
         Ok(self.write_one(upkeep::REMOVE_NODE, &[node_id.into(), upkeep::renewals(renewals)]).await? > 0)
+    }
+
+    /// Nobody else changes anything.
+    fn listen(&self, _hint: Hint) {}
+
+    async fn put_sessions(&self, node_id: NodeId, opened: &[LiveSession], closed: &[SessionKey]) -> Result<()> {
+        sessions::put_sessions(&mut self.session(Mode::Write).await?, node_id, opened, closed).await
+    }
+
+    async fn add_closings(&self, node_id: NodeId, closings: &[Closing]) -> Result<()> {
+        sessions::add_closings(&mut self.session(Mode::Write).await?, node_id, closings).await
+    }
+
+    async fn closings(&self, revision: Revision) -> Result<Vec<Closing>> {
+        let rows = self.connections.query_now(sessions::CLOSINGS, &sessions::closings_parameters(revision))?;
+        rows.into_iter().map(sessions::to_closing).collect()
     }
 
     async fn trim(&self, limits: &Retention) -> Result<u64> {

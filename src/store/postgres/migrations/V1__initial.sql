@@ -130,7 +130,7 @@ CREATE TABLE change_log (
     service BYTEA,
     -- 16 bytes a mailbox.
     mailboxes BYTEA NOT NULL,
-    -- 20 bytes a password: device and generation.
+    -- 21 bytes a password: device, generation, and why it may not log in any more.
     ended BYTEA NOT NULL
 );
 

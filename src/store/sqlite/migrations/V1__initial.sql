@@ -128,7 +128,7 @@ CREATE TABLE change_log (
     service BLOB,
     -- 16 bytes a mailbox.
     mailboxes BLOB NOT NULL,
-    -- 20 bytes a password: device and generation.
+    -- 21 bytes a password: device, generation, and why it may not log in any more.
     ended BLOB NOT NULL
 );
 

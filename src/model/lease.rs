@@ -5,12 +5,16 @@ use std::{
     time::Duration,
 };
 
-use crate::model::clock::{BootTime, Timestamp};
+use super::clock::{BootTime, Timestamp};
 
 /// How much faster or slower than another a clock may run, in a thousand: all that is trusted about clocks (DESIGN.md §6).
 pub const DRIFT_PER_MILLE: u32 = 10;
 /// What is added on the waiting side, for scheduling and rounding.
 pub const MARGIN: Duration = Duration::from_millis(250);
+
+/// What a setting allows. The longest is also what is waited for while it is not known how long the others' are.
+pub const SHORTEST: Duration = Duration::from_millis(500);
+pub const LONGEST: Duration = Duration::from_secs(60);
 
 /// How long a sync's lease lasts, from just before the sync: `L (1 - e)`.
 pub fn held(lease: Duration) -> Duration {
@@ -20,6 +24,11 @@ pub fn held(lease: Duration) -> Duration {
 /// After how long a lease is over for whoever waits for it, by any clock within the bound: `L (1 + e)` and a margin.
 pub fn surely_over(lease: Duration) -> Duration {
     lease * (1_000 + DRIFT_PER_MILLE) / 1_000 + MARGIN
+}
+
+/// After how long, by this process's clock, a lease is over that it hands on to another, who counts it from before it asked.
+pub fn surely_over_elsewhere(left: Duration) -> Duration {
+    left * (1_000 + DRIFT_PER_MILLE) / (1_000 - DRIFT_PER_MILLE)
 }
 
 /// Read by every login, so two plain atomics. Each alone only ends it sooner, so they need not be read together.
@@ -40,6 +49,13 @@ impl Lease {
 
     pub fn end(&self) {
         self.end.store(0, Ordering::Release);
+    }
+
+    /// How long it still runs.
+    pub fn left(&self, now: BootTime, wall_now: Timestamp) -> Duration {
+        let wall_left = self.wall_end.load(Ordering::Acquire).saturating_sub(wall_now.0);
+        let wall_left = Duration::from_micros(u64::try_from(wall_left).unwrap_or(0));
+        (BootTime(self.end.load(Ordering::Acquire)) - now).min(wall_left)
     }
 
     pub fn holds(&self, now: BootTime, wall_now: Timestamp) -> bool {
@@ -67,6 +83,8 @@ mod tests {
         lease.grant(boot, wall, LEASE);
         let later = Duration::from_millis(9_899);
         assert!(lease.holds(boot + later, wall + later));
+        assert_eq!(lease.left(boot + later, wall + later), Duration::from_millis(1));
+        assert_eq!(lease.left(boot + later, wall + LEASE), Duration::ZERO);
         let over = Duration::from_millis(9_900);
         assert!(!lease.holds(boot + over, wall + later), "the time since boot has passed");
         assert!(!lease.holds(boot + later, wall + over), "the wall clock has moved on");

@@ -1,0 +1,117 @@
+//! Whom a revocation waits for, and for how long. No I/O and no clock: rows and times go in, a judgement comes out (DESIGN.md §6, point 4).
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::{
+    model::{change::Revision, clock::BootTime, id::NodeId, lease},
+    store::Node,
+};
+
+/// One change's way to being effective.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Waiting {
+    revision: Revision,
+    /// When its commit was seen, at the latest.
+    committed: BootTime,
+    /// The longest lease of any row seen.
+    longest: Duration,
+    /// What each late row's counter said when it was seen first.
+    first_seen: BTreeMap<NodeId, u64>,
+}
+
+/// What the rows of all processes mean to one change.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Judged {
+    /// Each has acknowledged it, or has gone.
+    Effective,
+    /// These have not, and their leases may still run.
+    Late(Vec<Node>),
+    /// These have not, but can hold no lease from before it any more. The rows among them that did not move meanwhile are of dead
+    /// processes, and may be removed if their counter is still this.
+    Over { unmoved: Vec<(NodeId, u64)> },
+}
+
+impl Waiting {
+    /// `lease`: this process's own setting.
+    pub fn new(revision: Revision, committed: BootTime, lease: Duration) -> Self {
+        Self { revision, committed, longest: lease, first_seen: BTreeMap::new() }
+    }
+
+    pub fn committed(&self) -> BootTime {
+        self.committed
+    }
+
+    /// Judges rows that were read after the commit was seen. No row is skipped for looking dead: its renewal may be on its way.
+    pub fn judge(&mut self, nodes: &[Node], now: BootTime) -> Judged {
+        // One without a lease asks before each answer.
+        let late: Vec<&Node> = nodes.iter().filter(|node| !node.lease.is_zero() && node.applied < self.revision).collect();
+        for node in &late {
+            self.longest = self.longest.max(node.lease);
+            self.first_seen.entry(node.node_id).or_insert(node.renewals);
+        }
+        if late.is_empty() {
+            return Judged::Effective;
+        }
+        if !self.left(now).is_zero() {
+            return Judged::Late(late.into_iter().cloned().collect());
+        }
+        let unmoved = late.iter().filter(|node| self.first_seen.get(&node.node_id) == Some(&node.renewals));
+        Judged::Over { unmoved: unmoved.map(|node| (node.node_id, node.renewals)).collect() }
+    }
+
+    /// How long at most it is still waited for.
+    pub fn left(&self, now: BootTime) -> Duration {
+        lease::surely_over(self.longest).saturating_sub(now - self.committed)
+    }
+
+    /// The same while the rows can't be read: nobody can renew a lease either, but some other's may be as long as any.
+    pub fn left_unread(&self, now: BootTime) -> Duration {
+        lease::surely_over(self.longest.max(lease::LONGEST)).saturating_sub(now - self.committed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEASE: Duration = Duration::from_secs(10);
+    const COMMITTED: BootTime = BootTime(1_000_000_000);
+
+    fn node(applied: u64, renewals: u64, lease: Duration) -> Node {
+        Node { node_id: NodeId(uuid::Uuid::nil()), name: "r1".into(), lease, applied: Revision(applied), renewals }
+    }
+
+    fn waiting() -> Waiting {
+        Waiting::new(Revision(5), COMMITTED, LEASE)
+    }
+
+    #[test]
+    fn it_waits_for_all_who_have_not_said_so_and_for_nobody_else() {
+        let now = COMMITTED + Duration::from_secs(1);
+        assert_eq!(waiting().judge(&[], now), Judged::Effective);
+        assert_eq!(waiting().judge(&[node(5, 1, LEASE)], now), Judged::Effective);
+        assert_eq!(waiting().judge(&[node(4, 1, Duration::ZERO)], now), Judged::Effective, "it holds no lease");
+        assert!(matches!(waiting().judge(&[node(4, 1, LEASE)], now), Judged::Late(late) if late.len() == 1));
+    }
+
+    #[test]
+    fn the_longest_lease_of_any_row_counts() {
+        let mut waiting = waiting();
+        let long = [node(4, 1, LEASE * 3)];
+        assert!(matches!(waiting.judge(&long, COMMITTED + LEASE * 2), Judged::Late(_)));
+        let over = COMMITTED + lease::surely_over(LEASE * 3);
+        assert!(matches!(waiting.judge(&long, over), Judged::Over { .. }));
+        assert_eq!(waiting.left(COMMITTED + LEASE), lease::surely_over(LEASE * 3) - LEASE);
+    }
+
+    #[test]
+    fn a_row_that_moved_is_waited_for_no_longer_but_stays() {
+        let over = COMMITTED + lease::surely_over(LEASE);
+        let (mut still, mut moved) = (waiting(), waiting());
+        still.judge(&[node(4, 1, LEASE)], COMMITTED);
+        moved.judge(&[node(4, 1, LEASE)], COMMITTED);
+        let id = NodeId(uuid::Uuid::nil());
+        assert_eq!(still.judge(&[node(4, 1, LEASE)], over), Judged::Over { unmoved: vec![(id, 1)] });
+        assert_eq!(moved.judge(&[node(4, 2, LEASE)], over), Judged::Over { unmoved: vec![] });
+    }
+}

@@ -1,0 +1,267 @@
+//! The door of a watcher: one task for each `Watch` stream. It moves messages between the stream and `watchers/`, and judges sessions that memory can't.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::StreamExt;
+use tokio::{sync::mpsc, task::JoinHandle};
+use tonic::{Status, Streaming};
+use tracing::{debug, info};
+use uuid::Uuid;
+
+use super::{
+    convert,
+    status::{self, invalid, misstep},
+    streaming::Answers,
+};
+use crate::{
+    feed::Feed,
+    lifecycle::Drain,
+    login::Login,
+    model::{
+        Invalid,
+        change::{Change, Position, Revision, Scope},
+        network::parse_client_ip,
+        session::OpenSession,
+        verdict::{Reason, Session},
+    },
+    proto::{
+        self,
+        watch_request::{self, Message as Request},
+        watch_response::{self, Message as Response},
+    },
+    watchers::{Hello, Message, Opened, Watch, Watchers},
+};
+
+/// For the first message.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// After a session could not be judged.
+const JUDGE_AGAIN: Duration = Duration::from_secs(1);
+/// Sessions in one message.
+const MAX_SESSIONS_AT_ONCE: usize = 1_000;
+const MAX_NAME_CHARACTERS: usize = 64;
+
+/// What a stream needs.
+pub(super) struct Door {
+    pub login: Arc<Login>,
+    pub feed: Arc<Feed>,
+    pub drain: Drain,
+}
+
+type Sessions = Vec<(u64, Session)>;
+
+/// A watcher that has said hello.
+struct Connected {
+    watchers: Arc<Watchers>,
+    number: u64,
+    name: String,
+    /// Sessions to judge, which a task of their own does.
+    doubtful: mpsc::UnboundedSender<Sessions>,
+    judge: JoinHandle<()>,
+    feed: Arc<Feed>,
+    login: Arc<Login>,
+}
+
+impl Door {
+    /// Serves a watcher until one of the two ends it.
+    pub(super) async fn serve(self, mut requests: Streaming<proto::WatchRequest>, answers: Answers<proto::WatchResponse>) {
+        let ended = tokio::select! {
+            ended = self.watch(&mut requests, &answers) => ended,
+            // Nobody reads any more.
+            () = answers.closed() => return,
+        };
+        if let Err(status) = ended {
+            let _ = answers.send(Err(status)).await;
+        }
+    }
+
+    async fn watch(
+        &self,
+        requests: &mut Streaming<proto::WatchRequest>,
+        answers: &Answers<proto::WatchResponse>,
+    ) -> Result<(), Status> {
+        let hello = tokio::time::timeout(HELLO_TIMEOUT, requests.next()).await;
+        let Ok(Some(Ok(proto::WatchRequest { message: Some(Request::Hello(hello)) }))) = hello else {
+            return Err(invalid(&Invalid::new("hello", "must be the first message, within 10 seconds")));
+        };
+        let hello = parse_hello(hello).map_err(|why| invalid(&why))?;
+        let name = hello.name.clone();
+        let watchers = Arc::clone(self.feed.watchers());
+        let Watch { number, position, starts_empty, mut messages, mut cut_off } = watchers.hello(hello).map_err(misstep)?;
+        let (doubtful, to_judge) = mpsc::unbounded_channel();
+        let judge = tokio::spawn(judge_sessions(Arc::clone(&self.login), Arc::clone(&watchers), number, to_judge));
+        let (feed, login) = (Arc::clone(&self.feed), Arc::clone(&self.login));
+        let watcher = Connected { watchers, number, name, doubtful, judge, feed, login };
+        info!(watcher = watcher.name, starts_empty, "a watcher has come");
+        let lease = self.feed.longest_grant();
+        let mut next = Some(Response::Welcome(watch_response::Welcome {
+            replica: self.feed.settings().node_name.clone(),
+            position: Some(to_position(position)),
+            start_empty: starts_empty,
+            lease: Some(convert::duration(lease)),
+        }));
+        let mut is_draining = false;
+        loop {
+            tokio::select! {
+                biased;
+                why = &mut cut_off => return Err(why.map_or_else(|_| status::internal(), status::cut_off)),
+                // One message at a time is on its way; what waits behind it waits in the watcher's bounded queue.
+                place = answers.reserve(), if next.is_some() => match place {
+                    Ok(place) => place.send(Ok(proto::WatchResponse { message: next.take() })),
+                    Err(_) => return Ok(()),
+                },
+                request = requests.next() => match request {
+                    Some(Ok(request)) => watcher.hear(request)?,
+                    // On a drain it is what we asked for.
+                    Some(Err(_)) | None => return if is_draining { Err(status::draining()) } else { Ok(()) },
+                },
+                message = messages.recv(), if next.is_none() => match message {
+                    Some(Message::Judge(sessions)) => watcher.judge(sessions),
+                    Some(message) => next = Some(to_response(message)),
+                    None => return Err(cut_off.try_recv().map_or_else(|_| status::internal(), status::cut_off)),
+                },
+                () = self.drain.started(), if !is_draining && next.is_none() => {
+                    is_draining = true;
+                    next = Some(Response::Draining(watch_response::Draining {}));
+                }
+            }
+        }
+    }
+}
+
+impl Connected {
+    /// Does what a message of the watcher's asks for.
+    fn hear(&self, request: proto::WatchRequest) -> Result<(), Status> {
+        match request.message {
+            None => Err(invalid(&Invalid::new("message", "must be set"))),
+            Some(Request::Hello(_)) => Err(invalid(&Invalid::new("hello", "must be said once"))),
+            Some(Request::Renew(watch_request::Renew { number })) => self.watchers.renew(self.number, number).map_err(misstep),
+            Some(Request::Acknowledge(watch_request::Acknowledge { revision, closed })) => {
+                let closed: Vec<_> = closed.iter().map(|closed| (Revision(closed.revision), closed.sessions)).collect();
+                self.watchers.acknowledge(self.number, Revision(revision), &closed).map_err(misstep)
+            }
+            Some(Request::SessionsOpened(watch_request::SessionsOpened { sessions })) => {
+                if sessions.len() > MAX_SESSIONS_AT_ONCE {
+                    return Err(invalid(&Invalid::new("sessions", "must be at most 1,000 at once")));
+                }
+                sessions.into_iter().try_for_each(|opened| self.opened(opened))
+            }
+            Some(Request::SessionsClosed(watch_request::SessionsClosed { numbers })) => {
+                if numbers.len() > MAX_SESSIONS_AT_ONCE {
+                    return Err(invalid(&Invalid::new("numbers", "must be at most 1,000 at once")));
+                }
+                numbers.iter().try_for_each(|number| self.watchers.session_closed(self.number, *number)).map_err(misstep)
+            }
+            Some(Request::Surrender(watch_request::Surrender {})) => self.watchers.surrender(self.number).map_err(misstep),
+        }
+    }
+
+    fn opened(&self, opened: watch_request::sessions_opened::Opened) -> Result<(), Status> {
+        let refused = |why: Invalid| invalid(&why);
+        let session = Session::decode("session", &opened.session).map_err(refused)?;
+        let shown = OpenSession {
+            password: session.password,
+            protocol: convert::protocol("protocol", opened.protocol).map_err(refused)?,
+            client_ip: parse_client_ip("client_ip", &opened.client_ip).map_err(refused)?,
+            open_time: convert::optional_time("open_time", opened.open_time)
+                .map_err(refused)?
+                .unwrap_or_else(|| self.login.clock.wall()),
+            frontend: self.name.clone(),
+        };
+        let doubtful = session.clone();
+        match self.watchers.session_opened(self.number, opened.number, session, shown).map_err(misstep)? {
+            Opened::Good | Opened::Closed => (),
+            Opened::Doubtful => self.judge(vec![(opened.number, doubtful)]),
+        }
+        Ok(())
+    }
+
+    fn judge(&self, sessions: Sessions) {
+        // It ends with us.
+        let _ = self.doubtful.send(sessions);
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.judge.abort();
+        self.watchers.goodbye(self.number);
+        // Whoever waits for it may go on.
+        self.feed.hint();
+        debug!(watcher = self.name, "a watcher has gone");
+    }
+}
+
+/// Judges sessions one after the other, each until there is an answer; tells the watcher to close those that are not good any more.
+async fn judge_sessions(
+    login: Arc<Login>,
+    watchers: Arc<Watchers>,
+    watcher: u64,
+    mut sessions: mpsc::UnboundedReceiver<Sessions>,
+) {
+    while let Some(batch) = sessions.recv().await {
+        for (number, session) in batch {
+            loop {
+                match login.check_session(&session).await {
+                    Ok((Reason::Ok, _)) => break,
+                    Ok((reason, _)) => {
+                        watchers.close(watcher, vec![number], reason);
+                        break;
+                    }
+                    Err(_) => tokio::time::sleep(JUDGE_AGAIN).await,
+                }
+            }
+        }
+    }
+}
+
+fn parse_hello(hello: watch_request::Hello) -> Result<Hello, Invalid> {
+    let watch_request::Hello { name, watcher_id, resume, observe } = hello;
+    let characters = name.chars().count();
+    if characters == 0 || characters > MAX_NAME_CHARACTERS || name.chars().any(char::is_control) {
+        return Err(Invalid::new("name", "must be 1 to 64 characters, no control characters"));
+    }
+    let id = Uuid::try_parse(&watcher_id).map_err(|_| Invalid::new("watcher_id", "must be a UUID (36 characters)"))?;
+    let resume = resume.map(|position| Position { revision: Revision(position.revision), nonce: position.nonce });
+    Ok(Hello { name, id, resume, observes: observe })
+}
+
+fn to_position(position: Position) -> proto::Position {
+    proto::Position { revision: position.revision.0, nonce: position.nonce }
+}
+
+fn to_response(message: Message) -> Response {
+    match message {
+        Message::Change(change) => Response::Change(to_change(&change)),
+        Message::StartEmpty(position) => {
+            Response::StartEmpty(watch_response::StartEmpty { position: Some(to_position(position)) })
+        }
+        Message::Granted { number, lease } => {
+            Response::Grant(watch_response::Grant { number, duration: Some(convert::duration(lease)) })
+        }
+        Message::Close { numbers, reason } => {
+            Response::CloseSessions(watch_response::CloseSessions { numbers, reason: convert::reason(reason).into() })
+        }
+        // Judged here; see the caller.
+        Message::Judge(_) => Response::CloseSessions(watch_response::CloseSessions::default()),
+        Message::Acknowledged(it) => Response::Acknowledged(watch_response::Acknowledged {
+            revision: it.revision.0,
+            name: it.name,
+            is_replica: it.is_replica,
+            took: Some(convert::duration(it.took)),
+            closed_sessions: it.closed,
+        }),
+    }
+}
+
+fn to_change(change: &Change) -> watch_response::Change {
+    let (mailboxes, mail_service) = match &change.scope {
+        Scope::Mailboxes(keys) => (keys.iter().map(|key| key.0.to_vec()).collect(), vec![]),
+        Scope::Service(service) => (vec![], service.0.to_be_bytes().to_vec()),
+    };
+    let ended = change.ended.iter().map(|ended| watch_response::change::Ended {
+        device_id: ended.device_id.to_string(),
+        generation: ended.generation,
+        reason: convert::reason(ended.reason).into(),
+    });
+    watch_response::Change { position: Some(to_position(change.position())), mailboxes, mail_service, ended: ended.collect() }
+}

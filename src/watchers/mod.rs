@@ -1,0 +1,369 @@
+//! Floor 2: who watches this process: what each watcher was told and has acknowledged, the leases handed on to it, and the sessions that it has open (DESIGN.md §6,
+//! points 6 and 7). The doors move messages; what they mean stands here.
+//!
+//! One ordered queue leads to each watcher, bounded: who does not read it is cut off, and waited for until its lease has run out.
+
+mod board;
+mod recent;
+mod sessions;
+pub mod told;
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::{Notify, mpsc, oneshot};
+use uuid::Uuid;
+
+use self::{
+    board::{Board, Watcher},
+    told::Told,
+};
+use crate::{
+    model::{
+        change::{Change, Position, Revision},
+        clock::{BootTime, SharedClock},
+        lease::Lease,
+        session::OpenSession,
+        verdict::{Reason, Session},
+    },
+    store::{Closing, LiveSession, SessionKey},
+};
+
+/// Messages that wait for one watcher to read them; also changes that it has not acknowledged.
+const QUEUE: usize = 1_024;
+/// Open sessions of one watcher.
+pub const MAX_SESSIONS: usize = 200_000;
+/// Watchers at a time.
+pub const MAX_WATCHERS: usize = 10_000;
+/// For how long a watcher without a lease is waited for that has sessions to close.
+const SESSIONS_WAIT: Duration = Duration::from_secs(1);
+
+/// What goes to a watcher, in order.
+#[derive(Clone, Debug)]
+pub enum Message {
+    Change(Arc<Change>),
+    /// Changes were missed: drop everything, go on from here.
+    StartEmpty(Position),
+    Granted {
+        number: u64,
+        lease: Duration,
+    },
+    Close {
+        numbers: Vec<u64>,
+        reason: Reason,
+    },
+    /// Not for the watcher: its door is to judge these sessions anew, and close those that are not good any more.
+    Judge(Vec<(u64, Session)>),
+    Acknowledged(Acknowledged),
+}
+
+/// Somebody has acknowledged a change: for who observes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Acknowledged {
+    pub revision: Revision,
+    pub name: String,
+    pub is_replica: bool,
+    pub took: Duration,
+    pub closed: u32,
+}
+
+/// Why a watcher was cut off.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CutOff {
+    TooSlow,
+    /// Another stream came with the same id.
+    Replaced,
+}
+
+/// What a watcher did wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Misstep {
+    #[error("revision is not one that this watcher was told")]
+    AcknowledgesTheFuture,
+    #[error("revision is lower than one acknowledged before")]
+    AcknowledgesBackwards,
+    #[error("a session with this number is open")]
+    SessionNumberTaken,
+    #[error("no session with this number is open")]
+    SessionNotOpen,
+    #[error("more than {MAX_SESSIONS} sessions are open")]
+    TooManySessions,
+    #[error("more than {MAX_WATCHERS} watchers are connected to this replica")]
+    TooManyWatchers,
+    #[error("the watcher was cut off")]
+    CutOff,
+}
+
+/// A watcher that says hello.
+#[derive(Clone, Debug)]
+pub struct Hello {
+    pub name: String,
+    pub id: Uuid,
+    pub resume: Option<Position>,
+    pub observes: bool,
+}
+
+/// What a watcher's door is given.
+#[derive(Debug)]
+pub struct Watch {
+    /// This process's number for the stream.
+    pub number: u64,
+    pub position: Position,
+    /// It has to begin with an empty cache.
+    pub starts_empty: bool,
+    pub messages: mpsc::Receiver<Message>,
+    pub cut_off: oneshot::Receiver<CutOff>,
+}
+
+/// See the module.
+pub struct Watchers {
+    board: Mutex<Board>,
+    clock: SharedClock,
+    lease: Arc<Lease>,
+    /// Told when something that was waited for was acknowledged.
+    moved: Arc<Notify>,
+}
+
+impl Watchers {
+    pub fn new(clock: SharedClock, lease: Arc<Lease>, moved: Arc<Notify>) -> Self {
+        Self { board: Mutex::new(Board::begin()), clock, lease, moved }
+    }
+
+    // For the feed.
+
+    /// Tells all of a change, which this process has applied.
+    pub fn tell(&self, change: Arc<Change>) {
+        self.lock().tell(&change, self.clock.boot());
+    }
+
+    /// Changes were missed, or undone: everybody begins again at `at`.
+    pub fn tell_start_empty(&self, at: Position) {
+        self.lock().tell_start_empty(at, self.clock.boot());
+    }
+
+    /// Up to where nobody who watches answers from before, given that this process has applied up to `applied`.
+    pub fn settled(&self, applied: Revision) -> Revision {
+        let mut board = self.lock();
+        board.expire(self.clock.boot());
+        board.settled().map_or(applied, |settled| settled.min(applied))
+    }
+
+    /// When somebody is waited for no longer.
+    pub fn next_expiry(&self) -> Option<BootTime> {
+        let board = self.lock();
+        let connected = board.connected.values().filter_map(|watcher| watcher.told.next_expiry());
+        connected.chain(board.departed.iter().filter_map(|departed| departed.told.next_expiry())).min()
+    }
+
+    /// Whether some watcher may still answer from its cache.
+    pub fn has_leases(&self) -> bool {
+        let (board, now) = (self.lock(), self.clock.boot());
+        board.connected.values().any(|it| it.told.has_lease(now)) || board.departed.iter().any(|it| it.told.has_lease(now))
+    }
+
+    /// What changes up to `settled` did to sessions, once.
+    pub fn take_closings(&self, settled: Revision) -> Vec<Closing> {
+        self.lock().closings.extract_if(.., |closing| closing.revision <= settled).collect()
+    }
+
+    pub fn put_back_closings(&self, closings: Vec<Closing>) {
+        self.lock().closings.extend(closings);
+    }
+
+    /// Sessions that the store does not know of yet, and those it need not know any more.
+    pub fn take_unwritten_sessions(&self) -> (Vec<LiveSession>, Vec<SessionKey>) {
+        self.lock().sessions.take_unwritten()
+    }
+
+    pub fn put_back_unwritten_sessions(&self, opened: &[LiveSession], closed: Vec<SessionKey>) {
+        self.lock().sessions.put_back_unwritten(opened, closed);
+    }
+
+    pub fn write_sessions_anew(&self) {
+        self.lock().sessions.write_anew();
+    }
+
+    /// The changes that ended passwords lately, as far as this process knows: the newest last.
+    pub fn revocations(&self) -> Vec<Arc<Change>> {
+        self.lock().recent.revocations().cloned().collect()
+    }
+
+    /// Tells who observes that a replica has acknowledged a change.
+    pub fn replica_acknowledged(&self, revision: Revision, name: &str, took: Duration) {
+        let message = Acknowledged { revision, name: name.to_owned(), is_replica: true, took, closed: 0 };
+        self.lock().observed(&message);
+    }
+
+    pub fn is_observed(&self) -> bool {
+        self.lock().connected.values().any(|watcher| watcher.observes)
+    }
+
+    /// Watchers, and their sessions.
+    pub fn counts(&self) -> (usize, usize) {
+        let board = self.lock();
+        (board.connected.len(), board.sessions.len())
+    }
+
+    // For the doors.
+
+    /// A watcher comes, or comes back.
+    pub fn hello(&self, hello: Hello) -> Result<Watch, Misstep> {
+        let now = self.clock.boot();
+        let mut board = self.lock();
+        let before = board.connected.iter().find(|(_, watcher)| watcher.id == hello.id).map(|(number, _)| *number);
+        if let Some(before) = before {
+            board.cut_off(before, CutOff::Replaced);
+        }
+        if board.connected.len() >= MAX_WATCHERS {
+            return Err(Misstep::TooManyWatchers);
+        }
+        let (queue, messages) = mpsc::channel(QUEUE);
+        let (cut, cut_off) = oneshot::channel();
+        let number = board.next_number;
+        board.next_number += 1;
+        let head = board.recent.head();
+        let missed = hello.resume.and_then(|position| board.recent.since(position)).filter(|missed| missed.len() < QUEUE);
+        let starts_empty = missed.is_none();
+        let position = hello.resume.filter(|_| !starts_empty).unwrap_or(head);
+        let earlier = board.departed.iter().position(|departed| departed.id == hello.id);
+        let earlier = earlier.map(|at| board.departed.swap_remove(at));
+        let told = match &earlier {
+            Some(departed) if !starts_empty => departed.told.resumed(position.revision),
+            _ => Told::begin(position.revision),
+        };
+        let watcher =
+            Watcher { name: hello.name, id: hello.id, observes: hello.observes, told, sessions: 0, queue, cut_off: Some(cut) };
+        board.connected.insert(number, watcher);
+        for change in missed.into_iter().flatten() {
+            board.tell_one(number, change.revision, now, false, Message::Change(change));
+        }
+        if let Some(departed) = earlier {
+            board.come_back(departed, position.revision, starts_empty, now);
+        }
+        Ok(Watch { number, position, starts_empty, messages, cut_off })
+    }
+
+    /// The stream has ended: the watcher is waited for until its lease has run out.
+    pub fn goodbye(&self, number: u64) {
+        self.lock().depart(number);
+        self.moved.notify_one();
+    }
+
+    /// Hands on what this process's own lease has left.
+    pub fn renew(&self, number: u64, asked: u64) -> Result<(), Misstep> {
+        let mut board = self.lock();
+        let (now, wall) = (self.clock.boot(), self.clock.wall());
+        let lease = self.lease.left(now, wall);
+        let watcher = board.connected.get_mut(&number).ok_or(Misstep::CutOff)?;
+        watcher.told.grant(now, lease);
+        board.send(number, Message::Granted { number: asked, lease });
+        Ok(())
+    }
+
+    /// Nothing from before `revision` is used by it any more. `closed`: how many sessions which change closed.
+    pub fn acknowledge(&self, number: u64, revision: Revision, closed: &[(Revision, u32)]) -> Result<(), Misstep> {
+        let now = self.clock.boot();
+        let mut board = self.lock();
+        let watcher = board.connected.get_mut(&number).ok_or(Misstep::CutOff)?;
+        let acknowledged = watcher.told.acknowledge(revision).map_err(|bad| match bad {
+            told::BadAcknowledgement::FromTheFuture => Misstep::AcknowledgesTheFuture,
+            told::BadAcknowledgement::Backwards => Misstep::AcknowledgesBackwards,
+        })?;
+        for (revision, sessions) in closed {
+            if let Some(open) = board.open.get_mut(revision) {
+                open.closed = open.closed.saturating_add(*sessions);
+            }
+        }
+        let before = board.settled();
+        board.is_settled_by(number, &acknowledged, true, now);
+        // Only what lets somebody go on is worth a round trip.
+        if board.settled() != before {
+            self.moved.notify_one();
+        }
+        Ok(())
+    }
+
+    /// It uses its cache no more.
+    pub fn surrender(&self, number: u64) -> Result<(), Misstep> {
+        let now = self.clock.boot();
+        let mut board = self.lock();
+        let watcher = board.connected.get_mut(&number).ok_or(Misstep::CutOff)?;
+        let settled = watcher.told.surrender();
+        // Its sessions it has not told about.
+        board.is_settled_by(number, &settled, false, now);
+        drop(board);
+        self.moved.notify_one();
+        Ok(())
+    }
+
+    /// It has opened a session. Whose password has ended since the login was answered is closed at once; what can't be told from memory is to be
+    /// judged by the door.
+    pub fn session_opened(
+        &self,
+        number: u64,
+        session_number: u64,
+        session: Session,
+        shown: OpenSession,
+    ) -> Result<Opened, Misstep> {
+        let mut board = self.lock();
+        let watcher = board.connected.get_mut(&number).ok_or(Misstep::CutOff)?;
+        if watcher.sessions >= MAX_SESSIONS {
+            return Err(Misstep::TooManySessions);
+        }
+        let key = SessionKey { watcher: number, number: session_number };
+        let password = session.password;
+        let revision = session.revision;
+        if !board.sessions.open(key, session, shown) {
+            return Err(Misstep::SessionNumberTaken);
+        }
+        if let Some(watcher) = board.connected.get_mut(&number) {
+            watcher.sessions += 1;
+        }
+        if let Some(reason) = board.recent.end_of(password.device_id, password.generation, revision) {
+            board.send(number, Message::Close { numbers: vec![session_number], reason });
+            return Ok(Opened::Closed);
+        }
+        // The answer may be of a replica that is ahead of this one: the changes in between are still to come, and are told then.
+        Ok(if board.recent.covers(revision) { Opened::Good } else { Opened::Doubtful })
+    }
+
+    pub fn session_closed(&self, number: u64, session_number: u64) -> Result<(), Misstep> {
+        let mut board = self.lock();
+        let watcher = board.connected.get_mut(&number).ok_or(Misstep::CutOff)?;
+        watcher.sessions = watcher.sessions.saturating_sub(1);
+        if board.sessions.close(SessionKey { watcher: number, number: session_number }) {
+            Ok(())
+        } else {
+            Err(Misstep::SessionNotOpen)
+        }
+    }
+
+    /// Tells a watcher to close sessions that its door has judged.
+    pub fn close(&self, number: u64, sessions: Vec<u64>, reason: Reason) {
+        self.lock().send(number, Message::Close { numbers: sessions, reason });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Board> {
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What became of a session that was reported.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Opened {
+    Good,
+    /// Its password has ended: the watcher is told to close it.
+    Closed,
+    /// It is older than what this process remembers.
+    Doubtful,
+}
+
+impl fmt::Debug for Watchers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (watchers, sessions) = self.counts();
+        f.debug_struct("Watchers").field("watchers", &watchers).field("sessions", &sessions).finish_non_exhaustive()
+    }
+}
