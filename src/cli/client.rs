@@ -10,6 +10,8 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 
+use tonic_health::pb::health_client::HealthClient;
+
 use super::{failure::Failure, output::Output};
 use crate::{
     config,
@@ -141,6 +143,11 @@ impl Session {
 
     pub(super) fn directory(&self) -> DirectoryClient<Authorized> {
         DirectoryClient::with_interceptor(self.channel.clone(), self.credentials.clone())
+    }
+
+    /// Of the server itself: it asks nobody who they are.
+    pub(super) fn health(&self) -> HealthClient<Channel> {
+        HealthClient::new(self.channel.clone())
     }
 
     pub(super) fn authorization(&self) -> AuthorizationClient<Authorized> {

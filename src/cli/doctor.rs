@@ -1,21 +1,21 @@
 //! `latchkey doctor`: what is wrong with this installation, and what to do.
 
-use std::{fs, process::ExitCode, time::Duration};
+use std::{fs, process::ExitCode};
 
 use serde_json::json;
-use tonic::transport::Endpoint;
-use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
 
 use super::{
     Exit,
-    serve::{StoreSettings, open_store},
+    client::ClientArgs,
+    failure::message,
+    serve::{StoreSettings, open_store_as_it_is},
 };
 use crate::{
     passwords::pepper::Pepper,
     store::{Finding, OpenError, Store},
 };
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Clock sources that go on while other virtual machines run, and are read without a system call.
 const GOOD_CLOCKS: [&str; 4] = ["tsc", "kvm-clock", "arch_sys_counter", "hyperv_clocksource_tsc_page"];
 
@@ -30,12 +30,8 @@ Examples:
 pub(super) struct Args {
     #[command(flatten)]
     store: StoreSettings,
-    /// The server to ask
-    #[arg(long, value_name = "URL", env = "LATCHKEY_SERVER", default_value = "http://127.0.0.1:50051")]
-    server: String,
-    /// Print JSON, an object a finding
-    #[arg(long, env = "LATCHKEY_JSON", value_parser = clap::builder::BoolishValueParser::new())]
-    json: bool,
+    #[command(flatten)]
+    client: ClientArgs,
 }
 
 impl Args {
@@ -52,7 +48,7 @@ impl Args {
             self.show(finding);
         }
         let unwell = findings.iter().filter(|finding| finding.advice.is_some()).count();
-        if !self.json {
+        if !self.client.json {
             println!("{}", if unwell == 0 { "All is well.".to_owned() } else { format!("{unwell} to be seen to.") });
         }
         if unwell == 0 { Exit::Done } else { Exit::Refused }.into()
@@ -66,11 +62,14 @@ impl Args {
             Err(problem) => unwell("pepper", problem.to_string(), "See above; without it no password can be verified."),
         });
         let is_running = self.server(&mut findings).await;
-        match open_store(&self.store).await {
+        match open_store_as_it_is(&self.store).await {
             Ok(store) => self.database(&*store, pepper.ok(), &mut findings).await,
             Err(problem) => match problem.downcast_ref::<OpenError>() {
                 Some(OpenError::Locked { .. }) if is_running => {
                     findings.push(well("database", "in use by the running server, which says that it is ready".to_owned()));
+                }
+                Some(OpenError::NotThere | OpenError::OlderSchema { .. }) => {
+                    findings.push(unwell("database", problem.to_string(), "Start the server of this version."));
                 }
                 _ => findings.push(unwell("database", problem.to_string(), "See above; logins can't be answered without it.")),
             },
@@ -102,25 +101,31 @@ impl Args {
 
     /// Whether a server answers that it is ready.
     async fn server(&self, findings: &mut Vec<Finding>) -> bool {
-        let asked = async {
-            let channel = Endpoint::from_shared(self.server.clone())?.connect_timeout(CONNECT_TIMEOUT).connect().await?;
-            anyhow::Ok(HealthClient::new(channel).check(HealthCheckRequest::default()).await?.into_inner().status())
+        let server = &self.client.server;
+        let session = match self.client.clone().connect() {
+            Ok(session) => session,
+            Err(failure) => {
+                findings.push(unwell("server", failure.to_string(), "Mend the flag that it names."));
+                return false;
+            }
         };
-        match asked.await {
+        let asked = session.health().check(session.request(HealthCheckRequest::default())).await;
+        match asked.map(|answer| answer.into_inner().status()) {
             Ok(ServingStatus::Serving) => {
-                findings.push(well("server", format!("{} is ready", self.server)));
+                findings.push(well("server", format!("{server} is ready")));
                 true
             }
             Ok(_) => {
                 let advice = "It runs, but does not reach its database: look into its log.";
-                findings.push(unwell("server", format!("{} is not ready", self.server), advice));
+                findings.push(unwell("server", format!("{server} is not ready"), advice));
                 false
             }
-            Err(_) => {
+            Err(status) => {
+                let found = format!("{server} does not answer: {}", message(&status));
                 findings.push(unwell(
                     "server",
-                    format!("{} does not answer", self.server),
-                    "Start it, or name it with --server.",
+                    found,
+                    "Start it, or name it with --server (and --ca, if its certificate is your own).",
                 ));
                 false
             }
@@ -129,7 +134,7 @@ impl Args {
 
     fn show(&self, finding: &Finding) {
         let Finding { what, found, advice } = finding;
-        if self.json {
+        if self.client.json {
             println!("{}", json!({ "what": what, "found": found, "advice": advice }));
             return;
         }

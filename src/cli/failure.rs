@@ -121,7 +121,7 @@ fn exit(code: Code) -> Exit {
 }
 
 /// What happened, with each field that the server names.
-fn message(status: &Status) -> String {
+pub(super) fn message(status: &Status) -> String {
     let mut message = match status.code() {
         Code::Cancelled | Code::DeadlineExceeded => "no answer in time".to_owned(),
         Code::Unavailable if std::error::Error::source(status).is_some() => {
@@ -169,6 +169,13 @@ fn advice(reason: &str, code: Code, device_id: Option<&str>) -> Option<String> {
             let device = device_id.map_or(String::new(), |id| format!(" Device: {id}."));
             return Some(format!("It was done before. Change the device's password to get a new one.{device}"));
         }
+        ("OUTCOME_UNKNOWN", _) => {
+            "Look before you repeat it. What ends a password may be said again at any time: it waits until the first time is effective."
+        }
+        ("STORE_UNAVAILABLE" | "SERVER_DRAINING" | "HASHING_OVERLOADED" | "TOO_MANY_CHANGES" | "CONFLICT", _) => {
+            "Nothing was changed. Try again in a moment; if it stays so, `latchkey doctor` on the server says more."
+        }
+        ("STORE_CANNOT_WRITE", _) => "Nothing was changed. The database's disk is full, or it is read-only: see to that first.",
         (_, Code::Unauthenticated) => "Say who you are: --token-file, or --certificate and --key.",
         (_, Code::PermissionDenied) => "This caller's role does not allow it. See --token-file, --certificate and --actor.",
         (_, Code::NotFound) => "See what there is with the command's `list`.",

@@ -10,11 +10,11 @@ use crate::{
         change::{Change, RequestKey, Revocation, confirmed},
         retried,
     },
-    feed::confirm::{ClosedSessions, Confirmation, Wait},
+    feed::confirm::Wait,
     model::{
         address::Address,
         caller::Requester,
-        change::{Revision, Scope},
+        change::Scope,
         device::Device,
         directory::Mailbox,
         id::{DeviceId, MailServiceId, UserId},
@@ -136,18 +136,12 @@ impl Devices {
             let scope = change.disconnect_user(&mut *tx, user, &at, &format!("all devices of {user}")).await?;
             let count = change.ended_devices();
             if count == 0 && request.is_none() {
-                return Ok((Revision::default(), 0));
+                // An earlier call may have done it, and not be effective yet: what is confirmed is all up to now.
+                return Ok((tx.revision().await?, 0));
             }
             Ok((change.commit(tx, scope, request, None).await?, count))
         })
         .await?;
-        if revision == Revision::default() {
-            return Ok(Revocation {
-                revision,
-                ended_devices: 0,
-                confirmation: Confirmation::Effective(ClosedSessions::default()),
-            });
-        }
         Ok(confirmed(&self.feed, revision, count, wait).await)
     }
 }

@@ -132,7 +132,7 @@ impl Directory {
 
     /// Its devices go with it; the audit trail stays.
     pub async fn delete_mailbox(&self, who: &Requester, address: &Address) -> Result<Revocation, Refusal> {
-        let (revision, ended) = retried(|| async move {
+        let ended = retried(|| async move {
             let mut tx = self.store.begin("delete_mailbox", Mode::Write).await?;
             let mailbox = access::mailbox(&mut *tx, who, address, Lock::Yes).await?;
             let devices = tx.devices(mailbox.mailbox_id, None, ALL, false).await?;
@@ -143,10 +143,10 @@ impl Directory {
             devices.iter().for_each(|device| change.end(device, Reason::MailboxDeleted));
             change.event(EventKind::MailboxDeleted, mailbox.mailbox_id, None, address.as_str());
             let ended = change.ended_devices();
-            Ok((change.commit(tx, Scope::Mailboxes(vec![address.key()]), None, None).await?, ended))
+            Ok(Some((change.commit(tx, Scope::Mailboxes(vec![address.key()]), None, None).await?, ended)))
         })
-        .await?;
-        Ok(confirmed(&self.feed, revision, ended, Wait::UntilEffective).await)
+        .await;
+        self.settle(ended).await
     }
 }
 

@@ -11,13 +11,10 @@ use crate::{
     acting::{
         Refusal, Thing,
         access::{self, missing},
-        change::Revocation,
+        change::{Revocation, confirmed},
         retried,
     },
-    feed::{
-        Feed,
-        confirm::{ClosedSessions, Confirmation},
-    },
+    feed::{Feed, confirm::Wait},
     model::{
         caller::Requester,
         change::Revision,
@@ -152,12 +149,23 @@ impl Directory {
     }
 }
 
-/// What a call answers that could have revoked something, and had nothing to.
-fn nothing_revoked() -> Revocation {
-    Revocation {
-        revision: Revision::default(),
-        ended_devices: 0,
-        confirmation: Confirmation::Effective(ClosedSessions::default()),
+impl Directory {
+    /// Waits until what a call did holds everywhere. Also where it found nothing left to do, or the thing gone: an earlier call may have done it, whose end
+    /// nobody has seen.
+    async fn settle(&self, ended: Result<Option<(Revision, usize)>, Refusal>) -> Result<Revocation, Refusal> {
+        match ended {
+            Ok(Some((revision, count))) => Ok(confirmed(&self.feed, revision, count, Wait::UntilEffective).await),
+            Ok(None) => {
+                let head = self.store.head(Revision::default()).await?.revision;
+                Ok(confirmed(&self.feed, head, 0, Wait::UntilEffective).await)
+            }
+            Err(Refusal::NotFound(thing)) => {
+                let head = self.store.head(Revision::default()).await?.revision;
+                confirmed(&self.feed, head, 0, Wait::UntilEffective).await;
+                Err(Refusal::NotFound(thing))
+            }
+            Err(refusal) => Err(refusal),
+        }
     }
 }
 

@@ -1,16 +1,15 @@
 //! Members, their roles, and rights. Whoever loses access loses their devices.
 
-use super::{Directory, nothing_revoked};
+use super::Directory;
 use crate::{
     acting::{
         Refusal, Thing,
         access::{self, missing},
-        change::{Change, Revocation, confirmed},
+        change::{Change, Revocation},
         retried,
     },
-    feed::confirm::Wait,
     model::{
-        address::Address,
+        address::{Address, MailboxKey},
         caller::Requester,
         change::{Revision, Scope},
         directory::{Member, Right},
@@ -31,18 +30,18 @@ impl Directory {
             let mut change = Change::new(who, self.clock.wall());
             let place = UserPlace::Organization(member.organization_id.clone());
             // Access by role is lost; where a right of theirs still gives it, their devices stay.
-            let has_lost_access = before.administers() && !after.administers() && !after.suspended;
-            let scope = if has_lost_access {
-                self.disconnect_where_access_is_lost(&mut change, &mut *tx, &member.user, &member.organization_id).await?
-            } else if before.suspended != after.suspended {
-                Scope::Mailboxes(mailboxes_of(&mut *tx, &member.user, &place).await?.iter().map(Address::key).collect())
-            } else {
-                tx.commit().await?;
-                return Ok(None);
-            };
-            commit_if_any(change, tx, scope).await
+            let mut concerned = vec![];
+            // A suspension neither takes a role nor gives one.
+            if before.has_administrating_role() && !after.has_administrating_role() {
+                concerned =
+                    self.disconnect_where_access_is_lost(&mut change, &mut *tx, &member.user, &member.organization_id).await?;
+            }
+            if before.suspended != after.suspended {
+                concerned.extend(mailboxes_of(&mut *tx, &member.user, &place).await?.iter().map(Address::key));
+            }
+            commit_if_any(change, tx, Scope::Mailboxes(concerned)).await
         })
-        .await?;
+        .await;
         self.settle(ended).await
     }
 
@@ -83,7 +82,7 @@ impl Directory {
             let scope = change.disconnect_user(&mut *tx, user, &place, &format!("{user} left the organization")).await?;
             commit_if_any(change, tx, scope).await
         })
-        .await?;
+        .await;
         self.settle(ended).await
     }
 
@@ -133,7 +132,7 @@ impl Directory {
             let scope = change.disconnect_user(&mut *tx, &right.user, &place, &why).await?;
             commit_if_any(change, tx, scope).await
         })
-        .await?;
+        .await;
         self.settle(ended).await
     }
 
@@ -158,13 +157,13 @@ impl Directory {
         tx: &mut dyn Transaction,
         user: &UserId,
         organization: &OrganizationId,
-    ) -> Result<Scope, Refusal> {
+    ) -> Result<Vec<MailboxKey>, Refusal> {
         let mut keys = Vec::new();
         let mut after = None;
         loop {
             let page = tx.mail_services(organization, after.as_ref(), 1_000).await?;
             let Some(last) = page.last() else {
-                return Ok(Scope::Mailboxes(keys));
+                return Ok(keys);
             };
             after = Some(last.mail_service_id.clone());
             for service in &page {
@@ -178,13 +177,6 @@ impl Directory {
                 }
             }
         }
-    }
-
-    async fn settle(&self, ended: Option<(Revision, usize)>) -> Result<Revocation, Refusal> {
-        Ok(match ended {
-            Some((revision, count)) => confirmed(&self.feed, revision, count, Wait::UntilEffective).await,
-            None => nothing_revoked(),
-        })
     }
 }
 

@@ -125,7 +125,12 @@ async fn answer_stream(
                         }
                     }
                 }
-                Some(Err(_)) | None => {
+                // What can't be read can't be answered by its number, and nothing after it can be trusted.
+                Some(Err(unreadable)) => {
+                    let _ = answers.send(Err(unreadable)).await;
+                    return;
+                }
+                None => {
                     open = false;
                     continue;
                 }

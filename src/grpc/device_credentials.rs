@@ -62,17 +62,18 @@ impl DeviceCredentials for DeviceCredentialsService {
 
     async fn create_device(&self, request: Request<proto::CreateDeviceRequest>) -> Answer<proto::CreateDeviceResponse> {
         let who = acting_manager(&request)?;
-        let request = request.into_inner();
-        let password = chosen(request.password);
+        let mut request = request.into_inner();
+        let password = chosen(std::mem::take(&mut request.password));
         let run = async {
             let address = convert::address(&request.address)?;
+            let asked = proto::CreateDeviceRequest { request_id: String::new(), ..request.clone() };
             let new = NewDevice {
                 name: DeviceName::parse("name", &request.name)?,
                 password,
                 user: convert::optional_user(&request.user)?,
                 limits: convert::limits(&request.allowed_protocols, &request.allowed_networks, request.expire_time)?,
             };
-            let key = convert::request_key(&request.request_id, &["CreateDevice", address.as_str(), new.name.as_str()])?;
+            let key = convert::request_key(&request.request_id, &["CreateDevice", &in_full(&asked)])?;
             let created = self.0.create(&who, &address, &new, key.as_ref()).await?;
             Ok(proto::CreateDeviceResponse {
                 device: Some(convert::device(&created.device, &created.mailbox, &[])),
@@ -89,7 +90,8 @@ impl DeviceCredentials for DeviceCredentialsService {
             let address = convert::address(&request.address)?;
             let device_id = convert::device_id(&request.device_id)?;
             let update = convert::device_update(&request)?;
-            let key = convert::request_key(&request.request_id, &["UpdateDevice", address.as_str(), &device_id.to_string()])?;
+            let asked = proto::UpdateDeviceRequest { request_id: String::new(), ..request.clone() };
+            let key = convert::request_key(&request.request_id, &["UpdateDevice", &in_full(&asked)])?;
             let (mailbox, device, revocation) = self.0.update(&who, &address, device_id, &update, key.as_ref()).await?;
             Ok(proto::UpdateDeviceResponse {
                 device: Some(convert::device(&device, &mailbox, &[])),
@@ -275,6 +277,12 @@ fn permissions(found: Permissions) -> Vec<proto::Permission> {
 
 fn chosen(password: String) -> Option<Secret> {
     (!password.is_empty()).then(|| Secret::from(password))
+}
+
+/// A message as it stands in a request's fingerprint. Without its password and its request id.
+fn in_full(message: &impl prost::Message) -> String {
+    use base64::Engine;
+    base64::engine::general_purpose::STANDARD_NO_PAD.encode(message.encode_to_vec())
 }
 
 fn optional_device_id(text: &str) -> Result<Option<DeviceId>, Invalid> {

@@ -334,8 +334,13 @@ async fn import_batches(
             }
             batch = batches.next() => batch,
         };
-        let Some(Ok(batch)) = batch else {
-            return;
+        let batch = match batch {
+            None => return,
+            Some(Ok(batch)) => batch,
+            Some(Err(unreadable)) => {
+                let _ = answers.send(Err(unreadable)).await;
+                return;
+            }
         };
         let lines: Vec<_> = batch.lines.into_iter().map(line).collect();
         let outcome = directory.import(&who, &lines, batch.validate_only).await;

@@ -91,7 +91,12 @@ pub struct Standing {
 impl Standing {
     /// Whether they may act for the whole organization.
     pub fn administers(self) -> bool {
-        !self.suspended && matches!(self.role, Some(Role::Administrator | Role::LegalRepresentative))
+        !self.suspended && self.has_administrating_role()
+    }
+
+    /// The same, once a suspension is lifted.
+    pub fn has_administrating_role(self) -> bool {
+        matches!(self.role, Some(Role::Administrator | Role::LegalRepresentative))
     }
 
     /// Whether they may act on the mail service's mailboxes.

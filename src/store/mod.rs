@@ -54,11 +54,17 @@ pub enum OpenError {
         "the database's schema is version {found}, and this program knows up to {known}: it was made by a newer version. Run that version or a newer one"
     )]
     NewerSchema { found: i64, known: i64 },
+    #[error("there is no database yet: `latchkey serve` makes it")]
+    NotThere,
+    #[error("the database's schema is version {found}: `latchkey serve` of this version brings it to {known} at its start")]
+    OlderSchema { found: i64, known: i64 },
     #[error("the database can't be reached: {0}. Is it running, and is --database-url right?")]
     Unreachable(String),
     #[error("--database-url: {0}")]
     Settings(String),
-    #[error("the database's schema can't be brought up to date: {0}")]
+    #[error(
+        "the database's schema can't be brought up to date: {0}. Does this user own the database, or may it create tables in its schema?"
+    )]
     Migration(String),
 }
 

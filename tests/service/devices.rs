@@ -120,9 +120,13 @@ async fn a_repeated_request_has_no_second_effect(store: StoreKind) {
     assert_eq!(world.names().await, ["Phone"]);
     assert_eq!(world.reason(&password).await, Reason::Ok);
 
-    let other = proto::CreateDeviceRequest { name: "Laptop".into(), ..request };
-    let status = world.devices.create_device(other).await.expect_err("another call");
-    assert_eq!((status.code(), reason_of(&status).as_str()), (Code::InvalidArgument, "REQUEST_ID_REUSED"));
+    for other in [
+        proto::CreateDeviceRequest { name: "Laptop".into(), ..request.clone() },
+        proto::CreateDeviceRequest { allowed_protocols: vec![proto::Protocol::Imap.into()], ..request },
+    ] {
+        let status = world.devices.create_device(other).await.expect_err("another call");
+        assert_eq!((status.code(), reason_of(&status).as_str()), (Code::InvalidArgument, "REQUEST_ID_REUSED"));
+    }
 
     let change = proto::ChangePasswordRequest {
         address: ADDRESS.into(),

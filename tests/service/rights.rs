@@ -12,6 +12,7 @@ on_each_store!(
     only_who_may_manage_the_mail_service_sees_its_mailboxes,
     permissions_tell_beforehand,
     who_loses_access_loses_their_devices,
+    a_suspension_on_the_way_saves_no_device_from_a_lost_role,
     a_suspended_member_is_denied_until_it_is_lifted,
     all_devices_of_a_person_go_at_once,
 );
@@ -98,6 +99,19 @@ async fn who_loses_access_loses_their_devices(store: StoreKind) {
     directory.delete_member(member).await.expect("deleted");
     assert_eq!(world.reason(&passwords["cole"]).await, Reason::DeviceDisconnected, "who left");
     assert_eq!(world.reason(&passwords["leo"]).await, Reason::Ok, "nobody else's");
+}
+
+async fn a_suspension_on_the_way_saves_no_device_from_a_lost_role(store: StoreKind) {
+    let mut world = World::new(store).await;
+    people(&world).await;
+    let password = with_device_of(&mut world, "ada").await;
+    let mut directory = world.server.directory().await;
+    for (role, suspended) in [(Role::Administrator, true), (Role::Collaborator, true), (Role::Collaborator, false)] {
+        let member =
+            proto::PutMemberRequest { organization_id: ORGANIZATION.into(), user: "ada".into(), role: role.into(), suspended };
+        directory.put_member(member).await.expect("put");
+    }
+    assert_eq!(world.reason(&password).await, Reason::DeviceDisconnected);
 }
 
 async fn a_suspended_member_is_denied_until_it_is_lifted(store: StoreKind) {

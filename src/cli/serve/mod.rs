@@ -11,9 +11,9 @@ use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tracing::{debug, error, info, warn};
 
-use self::replica::Replica;
-pub(super) use self::settings::open_store;
+pub(super) use self::settings::open_store_as_it_is;
 pub use self::settings::{Args, StoreSettings};
+use self::{replica::Replica, settings::open_store};
 use super::Exit;
 use crate::{
     feed::{Feed, Left},
@@ -66,13 +66,16 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
     let telemetry = Telemetry::start(&args.telemetry(), Arc::clone(&clock))?;
     log_panics_without_their_words();
     let policy = caller_policy(args)?;
+    let server = args.server()?;
     let drain = Drain::new();
     let store = telemetry.observe(open_store(&args.store).await?);
     let pepper = pepper(&args.store, &*store).await?;
     let hasher = Hasher::new(&pepper, args.hash_cost()).context("--argon2-…")?;
     let hashing = Arc::new(HashingPool::new(hasher, Arc::clone(&clock), args.hashing()));
     let replica = Replica::assemble(Arc::clone(&store), &pepper, hashing, Arc::clone(&clock), args.replica());
-    let listener = TcpListener::bind(args.listen).await.with_context(|| format!("can't listen on {}", args.listen))?;
+    let listener = TcpListener::bind(args.listen).await.with_context(|| {
+        format!("can't listen on {}: is another process there? Name another place with --listen", args.listen)
+    })?;
     let address = listener.local_addr()?;
 
     let signals = drain.clone();
@@ -95,8 +98,8 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
     let (routes, health) = server::routes(services, &policy).context("the contract can't be reflected")?;
     health.set_ready(false).await;
     run_for_ever("readiness", report_readiness(health.clone(), replica.feed.health(), drain.clone()));
-    let server = server::builder(&args.server()?, telemetry.rpc_layer())
-        .context("--tls-…")?
+    let server = server::builder(&server, telemetry.rpc_layer())
+        .context("--tls-certificate, --tls-key or --tls-client-ca can't be used: they must be PEM, and belong together")?
         .add_routes(routes)
         .serve_with_incoming_shutdown(TcpListenerStream::new(listener), drained(drain.clone()));
     tokio::select! {

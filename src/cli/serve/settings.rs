@@ -31,7 +31,7 @@ Example:
     --callers-file /etc/latchkey/callers.toml --tls-certificate /etc/latchkey/server.pem --tls-key /etc/latchkey/server.key")]
 pub struct Args {
     /// Where to listen. Other than on loopback it needs --callers-file
-    #[arg(long, value_name = "HOST:PORT", env = "LATCHKEY_LISTEN", default_value = "127.0.0.1:50051")]
+    #[arg(long, value_name = "IP:PORT", env = "LATCHKEY_LISTEN", default_value = "127.0.0.1:50051")]
     pub listen: SocketAddr,
     #[command(flatten)]
     pub store: StoreSettings,
@@ -92,7 +92,7 @@ pub struct Args {
     #[arg(long, value_name = "DURATION", env = "LATCHKEY_HASHING_DEADLINE", default_value = "2s",
         value_parser = duration(Duration::from_millis(10)..=Duration::from_secs(60)))]
     pub hashing_deadline: Duration,
-    /// Calls at a time, in all; more are refused at once
+    /// Calls at a time, in all, streams not counted once they run; more are refused at once
     #[arg(long, value_name = "N", env = "LATCHKEY_MAX_CALLS", default_value_t = 65_536, value_parser = at_most::<1, 10_000_000>)]
     pub max_calls: usize,
     /// Calls at a time on one connection
@@ -143,19 +143,30 @@ pub enum FreshnessArg {
 }
 
 impl StoreSettings {
+    fn postgres(&self) -> Option<PostgresSettings> {
+        let url = self.database_url.clone()?;
+        Some(PostgresSettings { url, ca: self.database_ca.clone(), connections: self.database_connections })
+    }
+
     pub fn pepper_file(&self) -> PathBuf {
         self.pepper_file.clone().unwrap_or_else(|| self.data_dir.join("pepper"))
     }
 }
 
 /// Opens the store that the settings name.
-pub(in crate::cli) async fn open_store(settings: &StoreSettings) -> anyhow::Result<Arc<dyn Store>> {
-    let Some(url) = &settings.database_url else {
-        return Ok(Arc::new(SqliteStore::open(&settings.data_dir)?));
-    };
-    let postgres =
-        PostgresSettings { url: url.clone(), ca: settings.database_ca.clone(), connections: settings.database_connections };
-    Ok(Arc::new(PostgresStore::open(&postgres).await?))
+pub(super) async fn open_store(settings: &StoreSettings) -> anyhow::Result<Arc<dyn Store>> {
+    Ok(match settings.postgres() {
+        None => Arc::new(SqliteStore::open(&settings.data_dir)?),
+        Some(postgres) => Arc::new(PostgresStore::open(&postgres).await?),
+    })
+}
+
+/// The same, for who only looks: nothing is made, and no schema changed.
+pub(in crate::cli) async fn open_store_as_it_is(settings: &StoreSettings) -> anyhow::Result<Arc<dyn Store>> {
+    Ok(match settings.postgres() {
+        None => Arc::new(SqliteStore::open_as_it_is(&settings.data_dir)?),
+        Some(postgres) => Arc::new(PostgresStore::open_as_it_is(&postgres).await?),
+    })
 }
 
 impl Args {
@@ -176,9 +187,7 @@ impl Args {
             FreshnessArg::Lease => Freshness::Lease,
             FreshnessArg::Read => Freshness::Read,
         };
-        let host = || {
-            fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "latchkey".to_owned(), |name| name.trim().to_owned())
-        };
+        let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
         ReplicaSettings {
             feed: FeedSettings { lease: self.lease, freshness, node_name: self.node_name.clone().unwrap_or_else(host) },
             cache_mailboxes: self.cache_mailboxes,

@@ -68,6 +68,20 @@ impl PostgresStore {
         Ok(Self { pool, notices, hints })
     }
 
+    /// Opens a database that is there, and neither makes nor changes its schema: for who only looks.
+    pub async fn open_as_it_is(settings: &PostgresSettings) -> Result<Self, OpenError> {
+        let (pool, _, _) = connection::pool(settings)?;
+        let client = pool.get().await.map_err(|error| errors::open(&error))?;
+        let (found, known) = schema(&client).await?;
+        match found {
+            0 => return Err(OpenError::NotThere),
+            found if found < known => return Err(OpenError::OlderSchema { found, known }),
+            _ => (),
+        }
+        drop(client);
+        Self::open(settings).await
+    }
+
     /// One statement, without a transaction. Once more if the connection had died while nobody used it: nothing is lost by reading twice.
     async fn read_one(&self, sql: &'static str, parameters: &[Value]) -> Result<Vec<Row>> {
         let client = connection::get(&self.pool).await?;
@@ -253,19 +267,28 @@ impl fmt::Debug for PostgresSettings {
     }
 }
 
-async fn migrate(client: &mut deadpool_postgres::Object) -> Result<(), OpenError> {
+/// The schema's version (0: there is none), and the one that this program makes of it.
+async fn schema(client: &deadpool_postgres::Object) -> Result<(i64, i64), OpenError> {
     let runner = embedded::migrations::runner();
     let known = runner.get_migrations().iter().map(|migration| i64::from(migration.version())).max().unwrap_or(0);
     let exists = "SELECT to_regclass('refinery_schema_history') IS NOT NULL";
     let failed = |error: tokio_postgres::Error| OpenError::Migration(errors::words(&error));
-    if client.query_one(exists, &[]).await.map_err(failed)?.get(0) {
-        let highest = "SELECT COALESCE(max(version), 0)::BIGINT FROM refinery_schema_history";
-        let found: i64 = client.query_one(highest, &[]).await.map_err(failed)?.get(0);
-        if found > known {
-            return Err(OpenError::NewerSchema { found, known });
-        }
+    if !client.query_one(exists, &[]).await.map_err(failed)?.get::<_, bool>(0) {
+        return Ok((0, known));
     }
-    let report = runner.run_async(&mut ***client).await.map_err(|error| OpenError::Migration(error.to_string()))?;
+    let highest = "SELECT COALESCE(max(version), 0)::BIGINT FROM refinery_schema_history";
+    Ok((client.query_one(highest, &[]).await.map_err(failed)?.get(0), known))
+}
+
+async fn migrate(client: &mut deadpool_postgres::Object) -> Result<(), OpenError> {
+    let (found, known) = schema(client).await?;
+    if found > known {
+        return Err(OpenError::NewerSchema { found, known });
+    }
+    let report = embedded::migrations::runner()
+        .run_async(&mut ***client)
+        .await
+        .map_err(|error| OpenError::Migration(error.to_string()))?;
     for migration in report.applied_migrations() {
         info!(%migration, "the database's schema was brought up to date");
     }

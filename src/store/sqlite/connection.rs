@@ -48,7 +48,7 @@ pub(super) fn open(file: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-fn open_reader(file: &Path) -> rusqlite::Result<Connection> {
+pub(super) fn open_reader(file: &Path) -> rusqlite::Result<Connection> {
     let connection = open(file)?;
     connection.pragma_update(None, "query_only", true)?;
     Ok(connection)

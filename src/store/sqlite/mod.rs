@@ -67,6 +67,21 @@ impl SqliteStore {
         Ok(Self { connections: Arc::new(connections), file, _lock: lock })
     }
 
+    /// Opens a store that is there, and neither makes nor changes it: for who only looks.
+    pub fn open_as_it_is(folder: &Path) -> Result<Self, OpenError> {
+        let file = folder.join(FILE);
+        if !file.exists() {
+            return Err(OpenError::NotThere);
+        }
+        let connection = connection::open_reader(&file).map_err(|error| errors::open(&file, &error))?;
+        let (found, known) = schema(&connection);
+        if found < known {
+            return Err(OpenError::OlderSchema { found, known });
+        }
+        drop(connection);
+        Self::open(folder)
+    }
+
     async fn session(&self, mode: Mode) -> Result<SqliteSession> {
         match mode {
             Mode::Read => SqliteSession::read(&self.connections).await,
@@ -248,19 +263,21 @@ impl fmt::Debug for SqliteStore {
     }
 }
 
-fn migrate(file: &Path) -> Result<(), OpenError> {
-    let mut connection = connection::open(file).map_err(|error| errors::open(file, &error))?;
+/// The schema's version, and the one that this program makes of it.
+fn schema(connection: &rusqlite::Connection) -> (i64, i64) {
     let runner = embedded::migrations::runner();
     let known = runner.get_migrations().iter().map(|migration| i64::from(migration.version())).max().unwrap_or(0);
-    let found = connection
-        .query_row("SELECT max(version) FROM refinery_schema_history", [], |row| row.get::<_, Option<i64>>(0))
-        .ok()
-        .flatten()
-        .unwrap_or(0);
+    let found = connection.query_row("SELECT max(version) FROM refinery_schema_history", [], |row| row.get::<_, Option<i64>>(0));
+    (found.ok().flatten().unwrap_or(0), known)
+}
+
+fn migrate(file: &Path) -> Result<(), OpenError> {
+    let mut connection = connection::open(file).map_err(|error| errors::open(file, &error))?;
+    let (found, known) = schema(&connection);
     if found > known {
         return Err(OpenError::NewerSchema { found, known });
     }
-    runner.run(&mut connection).map_err(|error| OpenError::Migration(error.to_string())).map(drop)
+    embedded::migrations::runner().run(&mut connection).map_err(|error| OpenError::Migration(error.to_string())).map(drop)
 }
 
 async fn import_one(tx: &mut SqlTransaction<SqliteSession>, new: &NewMailbox, origin: &Origin) -> Result<()> {
