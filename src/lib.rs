@@ -18,6 +18,7 @@ pub mod store;
 pub mod telemetry;
 pub mod throttle;
 pub mod watchers;
+pub mod watching;
 
 /// The contract, generated from `proto/`.
 #[allow(

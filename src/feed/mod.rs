@@ -78,7 +78,7 @@ pub struct Feed {
     lease: Arc<Lease>,
     wake: Arc<Notify>,
     waiting: Mutex<Vec<oneshot::Sender<Result<(), NoSync>>>>,
-    applied: watch::Sender<Revision>,
+    applied: AtomicU64,
     /// Up to where neither this process nor a watcher of its answers from before.
     acknowledged: watch::Sender<Revision>,
     synced: watch::Sender<bool>,
@@ -101,7 +101,7 @@ impl Feed {
             lease,
             wake,
             waiting: Mutex::default(),
-            applied: watch::Sender::new(Revision::default()),
+            applied: AtomicU64::new(0),
             acknowledged: watch::Sender::new(Revision::default()),
             synced: watch::Sender::new(false),
             node: Mutex::default(),
@@ -160,9 +160,9 @@ impl Feed {
         }
     }
 
-    /// How far the log was applied here.
+    /// How far the log was applied here: an entry that is current after this was read is as new as this.
     pub fn applied(&self) -> Revision {
-        *self.applied.borrow()
+        Revision(self.applied.load(Ordering::Acquire))
     }
 
     /// Up to where neither this process nor a watcher of its answers from before.
@@ -286,7 +286,7 @@ impl Feed {
             }
             Step::Rewound => return self.begin_anew(progress).await,
         };
-        self.applied.send_replace(at.applied.revision);
+        self.applied.store(at.applied.revision.0, Ordering::Release);
         if self.settings.freshness == Freshness::Lease {
             self.lease.grant(from, wall_from, self.settings.lease);
         }
@@ -333,7 +333,10 @@ impl Feed {
         let node_id = NodeId::new(self.clock.wall());
         let Head { revision, nonce, .. } = self.store.head(Revision::default()).await?;
         let head = Position { revision, nonce };
+        // In another history it may be lower: nothing read from now on is to pass for newer than it is.
+        self.applied.fetch_min(revision.0, Ordering::AcqRel);
         self.cache.clear(revision);
+        self.applied.store(revision.0, Ordering::Release);
         self.watchers.tell_start_empty(head);
         let lease = match self.settings.freshness {
             Freshness::Lease => self.settings.lease,
@@ -361,6 +364,8 @@ impl Feed {
                     return Err(StoreError::Corrupt(format!("the log goes from {} to {}", gap.applied, gap.next)));
                 }
                 self.cache.apply(&change);
+                // Before a watcher hears of it: what it asks then is answered as new as that.
+                self.applied.store(change.revision.0, Ordering::Release);
                 self.watchers.tell(Arc::new(change));
             }
             after = at.applied.revision;

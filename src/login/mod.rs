@@ -1,8 +1,8 @@
 //! Floor 3: a login, from the question to the answer (DESIGN.md §5): record, proof, authority, policy. A warm one passes through [`Login::judge_warm`] alone, without an
 //! await.
 
-mod policy;
-mod proof;
+pub mod policy;
+pub mod proof;
 mod upgrade;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -95,11 +95,11 @@ impl Login {
             return None;
         };
         // Authority comes last: both must hold after the proof.
-        let now = self.clock.wall();
+        let (now, applied) = (self.clock.wall(), self.feed.applied());
         if !self.feed.has_lease_at(now) || !entry.is_current() {
             return None;
         }
-        let verdict = Self::verdict(&entry, mailbox, place, attempt, now);
+        let verdict = Self::verdict(mailbox, place, attempt, now, entry.read.revision.max(applied));
         verdict.is_allowed().then(|| {
             self.note(mailbox, attempt, &verdict, now);
             verdict
@@ -121,10 +121,10 @@ impl Login {
     pub async fn check_session(&self, session: &Session) -> Result<(Reason, Revision), NoAnswer> {
         for _ in 0..MAX_ROUNDS {
             let (entry, is_own_read) = self.entry(&session.address, session.address.key()).await?;
-            if !self.may_use(&entry, is_own_read).await? {
+            let Some(revision) = self.as_of(&entry, is_own_read).await? else {
                 continue;
-            }
-            return Ok((session_state(&entry, session, self.clock.wall()), entry.read.revision));
+            };
+            return Ok((session_state(&entry, session, self.clock.wall()), revision));
         }
         Err(NoAnswer::TooManyChanges)
     }
@@ -134,11 +134,11 @@ impl Login {
         for _ in 0..MAX_ROUNDS {
             let (entry, is_own_read) = self.entry(&attempt.address, key).await?;
             let Some(mailbox) = &entry.read.mailbox else {
-                if !self.may_use(&entry, is_own_read).await? {
+                let Some(revision) = self.as_of(&entry, is_own_read).await? else {
                     continue;
-                }
+                };
                 self.throttle.count(attempt.client_ip, key, self.clock.boot());
-                return Ok(denied(Reason::UnknownAddress, entry.read.revision));
+                return Ok(denied(Reason::UnknownAddress, revision));
             };
             let (proof, hashed) = match proof::find(attempt.password.expose(), mailbox, &self.tagger, &self.memos) {
                 Proof::Proven(place) => (Some(place), false),
@@ -153,15 +153,15 @@ impl Login {
                 },
             };
             // Authority comes last. What was read before argon2 ran needs a sync or a lease, as if it came from the cache.
-            if !self.may_use(&entry, is_own_read && !hashed).await? {
+            let Some(revision) = self.as_of(&entry, is_own_read && !hashed).await? else {
                 continue;
-            }
+            };
             let now = self.clock.wall();
             let verdict = match proof {
-                Some(place) => Self::verdict(&entry, mailbox, place, attempt, now),
+                Some(place) => Self::verdict(mailbox, place, attempt, now, revision),
                 None => {
                     self.throttle.count(attempt.client_ip, key, self.clock.boot());
-                    denied(Reason::WrongPassword, entry.read.revision)
+                    denied(Reason::WrongPassword, revision)
                 }
             };
             self.note(mailbox, attempt, &verdict, now);
@@ -180,13 +180,14 @@ impl Login {
         Ok((load.finish(read), true))
     }
 
-    /// Whether a record may be judged by: it is as new as the login, and no change to the mailbox was applied since it was read. Its own read is as new
-    /// as the login; any other needs the lease, or a sync that begins now.
-    async fn may_use(&self, entry: &Entry, is_own_read: bool) -> Result<bool, NoAnswer> {
+    /// As of which revision a record may be judged by: if it is as new as the login, and no change to the mailbox was applied since it was read. Its own read
+    /// is as new as the login; any other needs the lease, or a sync that begins now.
+    async fn as_of(&self, entry: &Entry, is_own_read: bool) -> Result<Option<Revision>, NoAnswer> {
         if !is_own_read && !self.feed.has_lease() {
             self.feed.sync().await.map_err(|_| NoAnswer::StoreUnavailable)?;
         }
-        Ok(entry.is_current())
+        let applied = self.feed.applied();
+        Ok(entry.is_current().then(|| entry.read.revision.max(applied)))
     }
 
     /// Tries them in their order. A right one is remembered, and brought up to date at rest.
@@ -214,7 +215,7 @@ impl Login {
         Ok(None)
     }
 
-    fn verdict(entry: &Entry, mailbox: &MailboxRecord, place: Place, attempt: &Attempt, now: Timestamp) -> Verdict {
+    fn verdict(mailbox: &MailboxRecord, place: Place, attempt: &Attempt, now: Timestamp, revision: Revision) -> Verdict {
         let (reason, device_id, generation) = match place {
             Place::Active(at) => {
                 let device = &mailbox.active[at];
@@ -226,7 +227,7 @@ impl Login {
             }
         };
         let password = Some(ProvenPassword { mailbox_id: mailbox.mailbox_id, device_id, generation });
-        Verdict { reason, revision: entry.read.revision, password, retry_after: None }
+        Verdict { reason, revision, password, retry_after: None }
     }
 
     fn note(&self, mailbox: &MailboxRecord, attempt: &Attempt, verdict: &Verdict, time: Timestamp) {

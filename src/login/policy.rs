@@ -8,7 +8,7 @@ use crate::model::{
 };
 
 /// Of a current password.
-pub(super) fn judge(mailbox: &MailboxRecord, device: &Credential, attempt: &Attempt, now: Timestamp) -> Reason {
+pub fn judge(mailbox: &MailboxRecord, device: &Credential, attempt: &Attempt, now: Timestamp) -> Reason {
     let Some(limits) = &device.limits else {
         return judge_session(mailbox, device, now);
     };

@@ -47,6 +47,12 @@ impl Lease {
         self.end.store((from + held(lease)).0, Ordering::Release);
     }
 
+    /// Takes what another process's lease has left, counted from before it was asked. An earlier one that runs longer goes on.
+    pub fn take(&self, asked: BootTime, wall_asked: Timestamp, left: Duration) {
+        self.wall_end.fetch_max((wall_asked + left).0, Ordering::AcqRel);
+        self.end.fetch_max((asked + left).0, Ordering::AcqRel);
+    }
+
     pub fn end(&self) {
         self.end.store(0, Ordering::Release);
     }
@@ -90,5 +96,8 @@ mod tests {
         assert!(!lease.holds(boot + later, wall + over), "the wall clock has moved on");
         lease.end();
         assert!(!lease.holds(boot, wall));
+        lease.take(boot, wall, LEASE);
+        lease.take(boot + LEASE / 2, wall + LEASE / 2, LEASE / 4);
+        assert_eq!(lease.left(boot, wall), LEASE, "the longer one");
     }
 }

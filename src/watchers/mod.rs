@@ -4,7 +4,7 @@
 //! One ordered queue leads to each watcher, bounded: who does not read it is cut off, and waited for until its lease has run out.
 
 mod board;
-mod recent;
+pub(crate) mod recent;
 mod sessions;
 pub mod told;
 

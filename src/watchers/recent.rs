@@ -18,7 +18,7 @@ const MAX_MAILBOXES: usize = 1 << 20;
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Recent {
+pub(crate) struct Recent {
     /// The row before the first one kept.
     before: Position,
     changes: VecDeque<Arc<Change>>,
@@ -28,15 +28,15 @@ pub(super) struct Recent {
 }
 
 impl Recent {
-    pub(super) fn begin(at: Position) -> Self {
+    pub(crate) fn begin(at: Position) -> Self {
         Self { before: at, changes: VecDeque::new(), mailboxes: 0, ended: HashMap::new() }
     }
 
-    pub(super) fn head(&self) -> Position {
+    pub(crate) fn head(&self) -> Position {
         self.changes.back().map_or(self.before, |change| change.position())
     }
 
-    pub(super) fn push(&mut self, change: Arc<Change>) {
+    pub(crate) fn push(&mut self, change: Arc<Change>) {
         for ended in &change.ended {
             self.ended.entry(ended.device_id).or_default().push((*ended, change.revision));
         }
@@ -48,7 +48,7 @@ impl Recent {
     }
 
     /// What came after a position: `None` if that is not known any more, or of another history.
-    pub(super) fn since(&self, position: Position) -> Option<Vec<Arc<Change>>> {
+    pub(crate) fn since(&self, position: Position) -> Option<Vec<Arc<Change>>> {
         let skipped = position.revision.0.checked_sub(self.before.revision.0)?;
         let skipped = usize::try_from(skipped).ok()?;
         let known = match skipped.checked_sub(1) {
@@ -59,18 +59,18 @@ impl Recent {
     }
 
     /// Whether it knows of every change after `revision`.
-    pub(super) fn covers(&self, revision: Revision) -> bool {
+    pub(crate) fn covers(&self, revision: Revision) -> bool {
         self.before.revision <= revision
     }
 
     /// Why a password has ended after `revision`, if it has.
-    pub(super) fn end_of(&self, device_id: DeviceId, generation: Generation, after: Revision) -> Option<Reason> {
+    pub(crate) fn end_of(&self, device_id: DeviceId, generation: Generation, after: Revision) -> Option<Reason> {
         let ended = self.ended.get(&device_id)?;
         ended.iter().find(|(last, revision)| last.generation >= generation && *revision > after).map(|(ended, _)| ended.reason)
     }
 
     /// All rows that ended passwords.
-    pub(super) fn revocations(&self) -> impl Iterator<Item = &Arc<Change>> {
+    pub(crate) fn revocations(&self) -> impl Iterator<Item = &Arc<Change>> {
         self.changes.iter().filter(|change| !change.ended.is_empty())
     }
 

@@ -17,4 +17,5 @@ mod server;
 #[path = "../support/mod.rs"]
 mod support;
 mod telemetry;
+mod watch;
 mod world;

@@ -1,0 +1,401 @@
+//! `Watch`: leases handed on, changes told, sessions shown and closed. With the crate's own watcher, and with streams that do what none should.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use latchkey::{
+    model::{address::Address, clock::SystemClock, protocol::Protocol, secret::Secret, verdict},
+    proto::{
+        self, Reason,
+        authorization_client::AuthorizationClient,
+        revocation::State,
+        watch_request::{self, Message as Ask},
+        watch_response::Message as Told,
+    },
+    watching::{Answer, Credentials, SessionNumber, Settings, Watching},
+};
+use rustix::process::Signal;
+use tokio::sync::mpsc;
+use tokio_stream::{StreamExt, wrappers::UnboundedReceiverStream};
+use tonic::{Code, Status, Streaming, transport::Channel};
+
+use crate::{
+    server::{Ground, Server, StoreKind},
+    world::{ADDRESS, World, attempt, on_each_store, reason_of},
+};
+
+on_each_store!(
+    a_watcher_answers_from_its_cache_until_the_revocation_reaches_it,
+    a_revocation_closes_the_sessions_of_its_device_and_generation_and_no_other,
+    open_sessions_are_shown_with_their_device,
+    a_session_that_opens_after_its_password_has_ended_is_closed,
+    a_watcher_that_does_not_answer_is_waited_for_until_its_lease_is_over,
+    what_a_watcher_missed_in_a_cut_it_is_told,
+    a_watcher_that_misbehaves_is_told_why_its_stream_ends,
+    a_drain_lets_watchers_go_first,
+    limits_are_judged_on_the_mail_host_too,
+);
+
+/// A watcher, and the sessions that it was told to close.
+struct Host {
+    watching: Arc<Watching>,
+    told_to_close: Arc<Mutex<Vec<(SessionNumber, verdict::Reason)>>>,
+}
+
+impl Host {
+    async fn start(servers: &[&Server]) -> Self {
+        let replicas = servers.iter().map(|server| Channel::from_shared(server.url()).expect("a URL").connect_lazy()).collect();
+        let settings = Settings {
+            replicas,
+            name: "imap1".to_owned(),
+            credentials: Credentials::default(),
+            cache_mailboxes: 10_000,
+            close_when_cut_off_for: None,
+        };
+        let told_to_close: Arc<Mutex<Vec<_>>> = Arc::default();
+        let closer = Arc::clone(&told_to_close);
+        let watching = Watching::new(
+            settings,
+            SystemClock::shared(),
+            Arc::new(move |number, reason| closer.lock().expect("not poisoned").push((number, reason))),
+        );
+        let host = Self { watching: Arc::new(watching), told_to_close };
+        tokio::spawn(Arc::clone(&host.watching).run());
+        host.until(|host| host.watching.has_lease()).await;
+        host
+    }
+
+    async fn until(&self, mut holds: impl FnMut(&Self) -> bool) {
+        while !holds(self) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    async fn login(&self, password: &str) -> Answer {
+        self.watching.authenticate(&typed(password, Protocol::Imap)).await.expect("an answer")
+    }
+
+    /// Logs in until the cache answers.
+    async fn warm(&self, password: &str) {
+        while !self.login(password).await.is_from_cache {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn told_to_close(&self) -> Vec<(SessionNumber, verdict::Reason)> {
+        self.told_to_close.lock().expect("not poisoned").clone()
+    }
+
+    async fn open(&self, password: &str) -> SessionNumber {
+        let session = self.login(password).await.session.expect("allowed");
+        self.watching.opened(session, &typed(password, Protocol::Imap))
+    }
+}
+
+fn typed(password: &str, protocol: Protocol) -> verdict::Attempt {
+    verdict::Attempt {
+        address: Address::parse("address", ADDRESS).expect("good"),
+        password: Secret::from(password.to_owned()),
+        protocol,
+        client_ip: Some([192, 0, 2, 1].into()),
+        frontend: "imap1".into(),
+    }
+}
+
+async fn a_watcher_answers_from_its_cache_until_the_revocation_reaches_it(store: StoreKind) {
+    let mut world = World::new(store).await;
+    let (phone, phone_password) = world.add("Phone").await;
+    let (_, laptop_password) = world.add("Laptop").await;
+    let host = Host::start(&[&world.server]).await;
+    host.warm(&phone_password).await;
+    host.warm(&laptop_password).await;
+    host.warm(&phone_password).await;
+
+    let revocation = world.disconnect(&phone).await;
+    assert_eq!((revocation.state(), revocation.unconfirmed.len()), (State::Effective, 0));
+    assert_eq!(host.watching.applied().0, revocation.revision, "it has heard of it before");
+    let answer = host.login(&phone_password).await;
+    assert_eq!((answer.reason, answer.session), (verdict::Reason::DeviceDisconnected, None));
+    host.warm(&laptop_password).await;
+    let wrong = host.login("wrong").await;
+    assert_eq!((wrong.reason, wrong.is_from_cache), (verdict::Reason::WrongPassword, false));
+}
+
+async fn a_revocation_closes_the_sessions_of_its_device_and_generation_and_no_other(store: StoreKind) {
+    let mut world = World::new(store).await;
+    let (phone, phone_password) = world.add("Phone").await;
+    let (_, laptop_password) = world.add("Laptop").await;
+    let (first, second) = (Host::start(&[&world.server]).await, Host::start(&[&world.server]).await);
+    let (on_first, laptop) = (first.open(&phone_password).await, first.open(&laptop_password).await);
+    let on_second = second.open(&phone_password).await;
+    wait_for_sessions(&mut world, 3).await;
+
+    let change =
+        proto::ChangePasswordRequest { address: ADDRESS.into(), device_id: phone.device_id.clone(), ..Default::default() };
+    let changed = world.devices.change_password(change).await.expect("changed").into_inner();
+    let revocation = changed.revocation.expect("a revocation");
+    assert_eq!((revocation.closed_sessions, revocation.unconfirmed_sessions.len()), (2, 0));
+    assert_eq!(first.told_to_close(), [(on_first, verdict::Reason::PasswordChanged)]);
+    assert_eq!(second.told_to_close(), [(on_second, verdict::Reason::PasswordChanged)]);
+
+    first.watching.closed(on_first);
+    second.watching.closed(on_second);
+    let again = first.open(&changed.password).await;
+    wait_for_sessions(&mut world, 2).await;
+    let gone = world.disconnect(&phone).await;
+    assert_eq!(gone.closed_sessions, 1);
+    assert_eq!(first.told_to_close().last(), Some(&(again, verdict::Reason::DeviceDisconnected)));
+    assert!(!first.told_to_close().iter().any(|(number, _)| *number == laptop), "another device's stays");
+}
+
+async fn open_sessions_are_shown_with_their_device(store: StoreKind) {
+    let mut world = World::new(store).await;
+    let (phone, password) = world.add("Phone").await;
+    world.add("Laptop").await;
+    let host = Host::start(&[&world.server]).await;
+    let numbers = [host.open(&password).await, host.open(&password).await];
+    wait_for_sessions(&mut world, 2).await;
+    let device = world.list().await.devices.into_iter().find(|device| device.device_id == phone.device_id).expect("listed");
+    let shown = &device.sessions[0];
+    assert_eq!((device.live_sessions, shown.client_ip.as_str(), shown.frontend.as_str()), (2, "192.0.2.1", "imap1"));
+    assert_eq!(shown.protocol(), proto::Protocol::Imap);
+    assert!(shown.open_time.is_some());
+    numbers.into_iter().for_each(|number| host.watching.closed(number));
+    wait_for_sessions(&mut world, 0).await;
+}
+
+async fn a_session_that_opens_after_its_password_has_ended_is_closed(store: StoreKind) {
+    let mut world = World::new(store).await;
+    let (phone, password) = world.add("Phone").await;
+    let host = Host::start(&[&world.server]).await;
+    let session = host.login(&password).await.session.expect("allowed");
+    world.disconnect(&phone).await;
+    let number = host.watching.opened(session.clone(), &typed(&password, Protocol::Imap));
+    assert_eq!(host.told_to_close(), [(number, verdict::Reason::DeviceDisconnected)], "the watcher knows by itself");
+
+    // One that has only now come does not; the replica does.
+    let late = Host::start(&[&world.server]).await;
+    let number = late.watching.opened(session, &typed(&password, Protocol::Imap));
+    late.until(|late| !late.told_to_close().is_empty()).await;
+    assert_eq!(late.told_to_close(), [(number, verdict::Reason::DeviceDisconnected)]);
+}
+
+async fn a_watcher_that_does_not_answer_is_waited_for_until_its_lease_is_over(store: StoreKind) {
+    let mut world = World::with(store, &["--lease", "1s"]).await;
+    let (phone, password) = world.add("Phone").await;
+    let login = world.login(&password).await;
+    let mut deaf = Raw::hello(&world, "deaf").await;
+    deaf.ask(Ask::Renew(watch_request::Renew { number: 7 }));
+    deaf.ask(opened(1, login.session));
+    let grant = deaf.told_until(|message| matches!(message, Told::Grant(_))).await;
+    let Told::Grant(grant) = grant else { unreachable!("it was asked for") };
+    let lease = Duration::try_from(grant.duration.expect("a duration")).expect("positive");
+    assert!(grant.number == 7 && lease > Duration::ZERO && lease <= Duration::from_secs(1), "{lease:?}");
+
+    let request = proto::DisconnectDeviceRequest {
+        address: ADDRESS.into(),
+        device_id: phone.device_id,
+        wait: proto::Wait::Not.into(),
+        ..Default::default()
+    };
+    let revoked = world.devices.disconnect_device(request.clone()).await.expect("revoked").into_inner().revocation.expect("one");
+    assert_eq!((revoked.state(), revoked.unconfirmed.len()), (State::Pending, 1));
+    assert!(revoked.effective_by.is_some());
+    let again = world.devices.disconnect_device(request).await.expect("said again").into_inner().revocation.expect("one");
+    assert_eq!((again.state(), again.revision), (State::Pending, revoked.revision), "gone is not yet effective");
+    let awaited = proto::AwaitRevocationRequest { revision: revoked.revision };
+    let awaited = world.devices.await_revocation(awaited).await.expect("awaited").into_inner().revocation.expect("one");
+    assert_eq!((awaited.state(), awaited.closed_sessions), (State::Effective, 0));
+    assert_eq!(awaited.unconfirmed_sessions.first().map(|silent| silent.name.as_str()), Some("deaf"));
+}
+
+async fn what_a_watcher_missed_in_a_cut_it_is_told(store: StoreKind) {
+    let mut world = World::new(store).await;
+    let (phone, password) = world.add("Phone").await;
+    let mut stream = Raw::hello(&world, "imap1").await;
+    let position = stream.position;
+    world.disconnect(&phone).await;
+    let _ = stream.told_until(|message| matches!(message, Told::Change(_))).await;
+    drop(stream);
+
+    let mut back = Raw::hello_with(&world, "imap1", Some(position)).await.expect("welcome");
+    assert!(!back.starts_empty);
+    let Told::Change(change) = back.told_until(|message| matches!(message, Told::Change(_))).await else { unreachable!() };
+    assert_eq!(change.position.map(|position| position.revision), Some(position.revision + 1));
+    assert_eq!(change.ended[0].device_id, phone.device_id);
+    let other = proto::Position { nonce: position.nonce + 1, ..position };
+    let lost = Raw::hello_with(&world, "imap1", Some(other)).await.expect("welcome");
+    assert!(lost.starts_empty, "another history's");
+    drop(password);
+}
+
+async fn a_watcher_that_misbehaves_is_told_why_its_stream_ends(store: StoreKind) {
+    let mut world = World::new(store).await;
+    let (_, password) = world.add("Phone").await;
+    let session = world.login(&password).await.session;
+    let acknowledge = |revision| Ask::Acknowledge(watch_request::Acknowledge { revision, closed: vec![] });
+    let invalid = Code::InvalidArgument;
+    for (said, code, reason) in [
+        (vec![acknowledge(1_000_000)], invalid, "BAD_ACKNOWLEDGEMENT"),
+        (vec![acknowledge(0)], invalid, "BAD_ACKNOWLEDGEMENT"),
+        (vec![opened(1, session.clone()), opened(1, session.clone())], invalid, "SESSION_NUMBER_TAKEN"),
+        (vec![Ask::SessionsClosed(watch_request::SessionsClosed { numbers: vec![1] })], invalid, "SESSION_NOT_OPEN"),
+        (vec![opened(1, vec![1, 2, 3])], invalid, "INVALID_FIELD"),
+        (vec![Ask::Hello(hello("imap1", None))], invalid, "INVALID_FIELD"),
+        (vec![Ask::SessionsClosed(watch_request::SessionsClosed { numbers: vec![1; 1_001] })], invalid, "INVALID_FIELD"),
+    ] {
+        let mut stream = Raw::hello(&world, "imap1").await;
+        let what = format!("{:?}", said.last());
+        said.into_iter().for_each(|message| stream.ask(message));
+        let status = stream.end().await;
+        assert_eq!((status.code(), reason_of(&status).as_str()), (code, reason), "{what}");
+    }
+    for first in [Ask::Renew(watch_request::Renew { number: 1 }), Ask::Hello(hello("", None)), Ask::Hello(hello("a\nb", None))] {
+        let Err(status) = Raw::begin(&world, first).await else { panic!("it is no hello") };
+        assert_eq!((status.code(), reason_of(&status).as_str()), (invalid, "INVALID_FIELD"));
+    }
+    // Two with one id: the later one stays.
+    let id = watch_request::Hello { watcher_id: "0192f0c0-0000-7000-8000-000000000001".into(), ..hello("imap1", None) };
+    let mut first = Raw::begin(&world, Ask::Hello(id.clone())).await.expect("welcome");
+    let mut second = Raw::begin(&world, Ask::Hello(id)).await.expect("welcome");
+    assert_eq!(reason_of(&first.end().await), "WATCHER_REPLACED");
+    second.ask(Ask::Renew(watch_request::Renew { number: 1 }));
+    let _ = second.told_until(|message| matches!(message, Told::Grant(_))).await;
+}
+
+async fn a_drain_lets_watchers_go_first(store: StoreKind) {
+    let world = World::with(store, &["--drain-timeout", "1h"]).await;
+    let host = Host::start(&[&world.server]).await;
+    let World { server, ground, .. } = world;
+    server.signal(Signal::TERM);
+    assert!(server.wait().success(), "it does not wait for a stream to end by itself");
+    assert!(!host.watching.has_lease(), "and nobody has to wait for its watchers");
+    drop(ground);
+}
+
+async fn limits_are_judged_on_the_mail_host_too(store: StoreKind) {
+    let mut world = World::new(store).await;
+    let (_, password) = world
+        .add_with(proto::CreateDeviceRequest {
+            address: ADDRESS.into(),
+            name: "Phone".into(),
+            allowed_protocols: vec![proto::Protocol::Imap.into()],
+            ..Default::default()
+        })
+        .await;
+    let host = Host::start(&[&world.server]).await;
+    host.warm(&password).await;
+    let answer = host.watching.authenticate(&typed(&password, Protocol::Smtp)).await.expect("an answer");
+    assert_eq!(answer.reason, verdict::Reason::ProtocolNotAllowed);
+    host.warm(&password).await;
+}
+
+/// Several replicas over one database: a revocation on one holds on all, and at their watchers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_on_one_replica_holds_on_the_others_and_their_watchers() {
+    let ground = Ground::new(StoreKind::Postgres).await;
+    let server = ground.start_with(&["--node-name", "one"]);
+    let others = [ground.start_with(&["--node-name", "two"]), ground.start_with(&["--node-name", "three"])];
+    let mut world = World::on(ground, server).await;
+    let hosts = [Host::start(&[&others[0]]).await, Host::start(&[&others[1]]).await];
+    for round in 0..5 {
+        let (device, password) = world.add(&format!("Phone {round}")).await;
+        let mut sessions = vec![];
+        for host in &hosts {
+            host.warm(&password).await;
+            sessions.push(host.open(&password).await);
+        }
+        for other in &others {
+            let answer = other.authorization().await.authenticate(attempt(ADDRESS, &password)).await.expect("answered");
+            assert_eq!(answer.into_inner().reason(), Reason::Ok);
+        }
+        wait_for_sessions(&mut world, 2).await;
+        let revocation = world.disconnect(&device).await;
+        assert_eq!((revocation.state(), revocation.closed_sessions), (State::Effective, 2));
+        for (host, session) in hosts.iter().zip(sessions) {
+            assert_eq!(host.login(&password).await.reason, verdict::Reason::DeviceDisconnected);
+            assert_eq!(host.told_to_close().last(), Some(&(session, verdict::Reason::DeviceDisconnected)));
+            host.watching.closed(session);
+        }
+        for other in &others {
+            let answer = other.authorization().await.authenticate(attempt(ADDRESS, &password)).await.expect("answered");
+            assert_eq!(answer.into_inner().reason(), Reason::DeviceDisconnected);
+        }
+    }
+}
+
+/// Until ListDevices shows so many; they are written behind.
+async fn wait_for_sessions(world: &mut World, count: u32) {
+    while world.list().await.devices.iter().map(|device| device.live_sessions).sum::<u32>() != count {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn hello(name: &str, resume: Option<proto::Position>) -> watch_request::Hello {
+    let watcher_id = uuid::Uuid::from_bytes(latchkey::model::random::bytes()).to_string();
+    watch_request::Hello { name: name.into(), watcher_id, resume, observe: false }
+}
+
+fn opened(number: u64, session: Vec<u8>) -> Ask {
+    let protocol = proto::Protocol::Imap.into();
+    let session = watch_request::sessions_opened::Opened { number, session, protocol, ..Default::default() };
+    Ask::SessionsOpened(watch_request::SessionsOpened { sessions: vec![session] })
+}
+
+/// A stream that says what it is told to say.
+struct Raw {
+    to_send: mpsc::UnboundedSender<proto::WatchRequest>,
+    told: Streaming<proto::WatchResponse>,
+    position: proto::Position,
+    starts_empty: bool,
+}
+
+impl Raw {
+    async fn hello(world: &World, name: &str) -> Self {
+        Self::hello_with(world, name, None).await.expect("welcome")
+    }
+
+    async fn hello_with(world: &World, name: &str, resume: Option<proto::Position>) -> Result<Self, Status> {
+        Self::begin(world, Ask::Hello(hello(name, resume))).await
+    }
+
+    async fn begin(world: &World, first: Ask) -> Result<Self, Status> {
+        let (to_send, requests) = mpsc::unbounded_channel();
+        to_send.send(proto::WatchRequest { message: Some(first) }).expect("open");
+        let mut client: AuthorizationClient<Channel> = world.logins.clone();
+        let mut told = client.watch(UnboundedReceiverStream::new(requests)).await?.into_inner();
+        match told.next().await.expect("a word")?.message {
+            Some(Told::Welcome(welcome)) => {
+                let position = welcome.position.expect("a position");
+                Ok(Self { to_send, told, position, starts_empty: welcome.start_empty })
+            }
+            other => panic!("no welcome but {other:?}"),
+        }
+    }
+
+    fn ask(&self, message: Ask) {
+        // It may have been ended already, which the test is about to see.
+        let _ = self.to_send.send(proto::WatchRequest { message: Some(message) });
+    }
+
+    async fn told_until(&mut self, wanted: impl Fn(&Told) -> bool) -> Told {
+        loop {
+            let message = self.told.next().await.expect("the stream goes on").expect("no error").message.expect("set");
+            if wanted(&message) {
+                return message;
+            }
+        }
+    }
+
+    /// The error that it ends with.
+    async fn end(&mut self) -> Status {
+        loop {
+            match self.told.next().await.expect("it ends with a word") {
+                Ok(_) => (),
+                Err(status) => return status,
+            }
+        }
+    }
+}
