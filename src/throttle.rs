@@ -51,9 +51,11 @@ impl Throttle {
         (!wait.is_zero()).then_some(wait)
     }
 
-    /// Notes a wrong guess.
-    pub fn count(&self, source: Option<IpAddr>, mailbox: MailboxKey, now: BootTime) {
-        for (cell, rate) in self.sources(source, mailbox) {
+    /// Notes a wrong guess; at a mailbox, if it has cost an argon2. The others cost next to nothing, and counted there they would fill the whole table under a flood.
+    pub fn count(&self, source: Option<IpAddr>, mailbox: Option<MailboxKey>, now: BootTime) {
+        let network = source.map(network);
+        let at_mailbox = mailbox.map(|mailbox| (self.cell(&(network, Some(mailbox))), AT_ONE_MAILBOX));
+        for (cell, rate) in at_mailbox.into_iter().chain([(self.cell(&(network, None)), AT_ALL)]) {
             let debt_limit = now + rate.interval * (rate.burst * 2);
             // Relaxed is enough: a count lost to a race is one more guess.
             let _ = cell.try_update(Ordering::Relaxed, Ordering::Relaxed, |paid_off| {
@@ -104,7 +106,7 @@ mod tests {
         let now = BootTime(1_000_000_000_000);
         for guess in 0..AT_ONE_MAILBOX.burst {
             assert_eq!(throttle.wait(ip("192.0.2.1"), MAILBOX, now), None, "guess {guess} is within the burst");
-            throttle.count(ip("192.0.2.1"), MAILBOX, now);
+            throttle.count(ip("192.0.2.1"), Some(MAILBOX), now);
         }
         let wait = throttle.wait(ip("192.0.2.1"), MAILBOX, now).expect("the burst is spent");
         assert!(wait <= AT_ONE_MAILBOX.interval);
@@ -118,10 +120,31 @@ mod tests {
         let throttle = Throttle::new();
         let now = BootTime(1_000_000_000_000);
         for host in 0..AT_ONE_MAILBOX.burst {
-            throttle.count(ip(&format!("2001:db8::{host:x}")), MAILBOX, now);
+            throttle.count(ip(&format!("2001:db8::{host:x}")), Some(MAILBOX), now);
         }
         assert!(throttle.wait(ip("2001:db8::ffff"), MAILBOX, now).is_some());
         assert_eq!(throttle.wait(ip("2001:db8:0:1::1"), MAILBOX, now), None);
+    }
+
+    #[test]
+    fn a_flood_from_everywhere_at_everybody_keeps_nobody_out() {
+        let throttle = Throttle::new();
+        let begin = BootTime(1_000_000_000_000);
+        // 10,000 guesses a second for ten minutes, of which one in 256 costs an argon2.
+        for guess in 0..6_000_000_u64 {
+            let (from, at) =
+                (IpAddr::from(u32::try_from(guess % 1_000_003).unwrap().to_be_bytes()), (guess % 99_991).to_be_bytes());
+            let mut mailbox = [0; 16];
+            mailbox[..8].copy_from_slice(&at);
+            throttle.count(
+                Some(from),
+                (guess % 256 == 0).then_some(MailboxKey(mailbox)),
+                begin + Duration::from_micros(guess * 100),
+            );
+        }
+        let now = begin + Duration::from_secs(600);
+        let kept_out = (0..=255).filter(|host| throttle.wait(Some([198, 51, 100, *host].into()), MAILBOX, now).is_some()).count();
+        assert_eq!(kept_out, 0);
     }
 
     #[test]
@@ -129,7 +152,7 @@ mod tests {
         let throttle = Throttle::new();
         let now = BootTime(1_000_000_000_000);
         for _ in 0..1_000_000 {
-            throttle.count(None, MAILBOX, now);
+            throttle.count(None, Some(MAILBOX), now);
         }
         assert!(throttle.wait(None, MAILBOX, now).expect("throttled") <= AT_ALL.interval * AT_ALL.burst * 2);
     }

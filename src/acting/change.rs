@@ -20,7 +20,7 @@ use crate::{
         random,
         verdict::Reason,
     },
-    store::{NewChange, Request, Transaction},
+    store::{Mode, NewChange, Request, Store, Transaction},
 };
 
 /// What a call that revokes answers.
@@ -133,6 +133,14 @@ impl RequestKey {
             done => Ok(done),
         }
     }
+}
+
+/// For a call that finds its change made before. If nobody has seen the end of that commit, it may stand on this database alone, and on no standby yet. A commit of
+/// our own comes after it, and waits for the standby as any does.
+pub async fn make_durable(store: &dyn Store) -> Result<(), Refusal> {
+    let mut tx = store.begin("make_durable", Mode::Write).await?;
+    tx.lock_log().await?;
+    Ok(tx.commit().await?)
 }
 
 /// Waits until a change holds everywhere, or says how far it has come.

@@ -34,11 +34,16 @@ impl<K: Eq + Hash + Copy, V> Generations<K, V> {
         let mut forgotten = Forgotten::default();
         if self.young.len() >= self.half {
             forgotten.generation = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
-        } else {
-            forgotten.replaced = self.old.remove(&key);
         }
+        // A key is in one generation at a time: else a value could go without anybody's notice.
+        forgotten.replaced = self.old.remove(&key);
         forgotten.replaced = self.young.insert(key, value).or(forgotten.replaced);
         forgotten
+    }
+
+    /// The value, where it is.
+    pub(super) fn peek(&self, key: &K) -> Option<&V> {
+        self.young.get(key).or_else(|| self.old.get(key))
     }
 
     pub(super) fn remove(&mut self, key: &K) -> Option<V> {
@@ -92,6 +97,17 @@ mod tests {
             assert!(map.len() <= 100);
         }
         assert_eq!(map.len() + forgotten, 1_000, "each value is in the map or was answered as forgotten");
+    }
+
+    #[test]
+    fn a_value_that_is_put_again_as_the_generations_turn_is_answered_as_replaced() {
+        let mut map = Generations::with_capacity(4);
+        map.insert(1, "first");
+        map.insert(2, "other");
+        // The younger generation is full, and holds 1.
+        let gone = map.insert(1, "second");
+        assert_eq!(gone.values().collect::<Vec<_>>(), [&"first"]);
+        assert_eq!((map.len(), map.remove(&1), map.remove(&1)), (2, Some("second"), None));
     }
 
     #[test]

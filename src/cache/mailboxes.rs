@@ -148,7 +148,7 @@ impl MailboxCache {
         let shard = &mut *shard;
         for map in [&mut shard.present, &mut shard.absent] {
             // One that was read after the change has seen it.
-            if map.get(&key).0.is_some_and(|entry| entry.read.revision < revision)
+            if map.peek(&key).is_some_and(|entry| entry.read.revision < revision)
                 && let Some(entry) = map.remove(&key)
             {
                 entry.end();

@@ -7,7 +7,7 @@ use crate::{
     acting::{
         Refusal,
         access::{self, Lock},
-        change::{Change, RequestKey, Revocation, confirmed},
+        change::{Change, RequestKey, Revocation, confirmed, make_durable},
         retried,
     },
     feed::confirm::Wait,
@@ -53,10 +53,14 @@ impl Devices {
             let mut tx = self.store.begin("disconnect_device", Mode::Write).await?;
             let mailbox = access::mailbox(&mut *tx, who, address, Lock::Yes).await?;
             if let Some(done) = RequestKey::done_before(request, &mut *tx, who).await? {
+                drop(tx);
+                make_durable(&*self.store).await?;
                 return Ok(done.revision);
             }
             let device = self.find(&mut *tx, &mailbox, device_id).await?;
             if let Some(before) = device.disconnection {
+                drop(tx);
+                make_durable(&*self.store).await?;
                 return Ok(before.revision);
             }
             let mut change = Change::new(who, self.clock.wall());
@@ -92,6 +96,8 @@ impl Devices {
             let mut tx = self.store.begin("disconnect_all_devices", Mode::Write).await?;
             let mailbox = access::mailbox(&mut *tx, who, address, Lock::Yes).await?;
             if let Some(done) = RequestKey::done_before(request, &mut *tx, who).await? {
+                drop(tx);
+                make_durable(&*self.store).await?;
                 return Ok((WhatWouldGo { mailbox, devices: vec![] }, done.revision, done.count as usize));
             }
             // The lock has counted the version up.
@@ -130,6 +136,8 @@ impl Devices {
                 }
             };
             if let Some(done) = RequestKey::done_before(request, &mut *tx, who).await? {
+                drop(tx);
+                make_durable(&*self.store).await?;
                 return Ok((done.revision, done.count as usize));
             }
             let mut change = Change::new(who, self.clock.wall());
@@ -137,7 +145,10 @@ impl Devices {
             let count = change.ended_devices();
             if count == 0 && request.is_none() {
                 // An earlier call may have done it, and not be effective yet: what is confirmed is all up to now.
-                return Ok((tx.revision().await?, 0));
+                let head = tx.revision().await?;
+                drop(tx);
+                make_durable(&*self.store).await?;
+                return Ok((head, 0));
             }
             Ok((change.commit(tx, scope, request, None).await?, count))
         })

@@ -5,7 +5,7 @@ use crate::{
     acting::{
         Refusal,
         access::{self, Lock},
-        change::{Change, RequestKey, Revocation, confirmed},
+        change::{Change, RequestKey, Revocation, confirmed, make_durable},
         retried,
     },
     feed::confirm::Wait,
@@ -60,14 +60,15 @@ impl Devices {
                     Scope::Mailboxes(vec![address.key()])
                 }
                 GenericPlace::Service(id) => {
-                    let mut service = access::mail_service(&mut *tx, who, id).await?;
-                    service.generic_login = enabled;
-                    tx.put_mail_service(&service).await?;
+                    access::mail_service(&mut *tx, who, id).await?;
+                    tx.set_generic_login(id, enabled).await?;
                     change.event(kind, MailboxId(uuid::Uuid::nil()), None, format!("on mail service {id}"));
                     Scope::Service(ServiceKey::of(id))
                 }
             };
             if let Some(done) = RequestKey::done_before(request, &mut *tx, who).await? {
+                drop(tx);
+                make_durable(&*self.store).await?;
                 return Ok(done.revision);
             }
             change.commit(tx, scope, request, None).await

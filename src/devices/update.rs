@@ -5,7 +5,7 @@ use crate::{
     acting::{
         Refusal,
         access::{self, Lock},
-        change::{Change, RequestKey, Revocation, confirmed},
+        change::{Change, RequestKey, Revocation, confirmed, make_durable},
         retried,
     },
     feed::confirm::Wait,
@@ -76,6 +76,8 @@ impl Devices {
             let mailbox = access::mailbox(&mut *tx, who, address, Lock::Yes).await?;
             let device = self.find(&mut *tx, &mailbox, device_id).await?;
             if let Some(done) = RequestKey::done_before(request, &mut *tx, who).await? {
+                drop(tx);
+                make_durable(&*self.store).await?;
                 return Ok((mailbox, device, done.revision));
             }
             if device.disconnection.is_some() {

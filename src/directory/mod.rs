@@ -11,7 +11,7 @@ use crate::{
     acting::{
         Refusal, Thing,
         access::{self, missing},
-        change::{Revocation, confirmed},
+        change::{Revocation, confirmed, make_durable},
         retried,
     },
     feed::{Feed, confirm::Wait},
@@ -156,10 +156,12 @@ impl Directory {
         match ended {
             Ok(Some((revision, count))) => Ok(confirmed(&self.feed, revision, count, Wait::UntilEffective).await),
             Ok(None) => {
+                make_durable(&*self.store).await?;
                 let head = self.store.head(Revision::default()).await?.revision;
                 Ok(confirmed(&self.feed, head, 0, Wait::UntilEffective).await)
             }
             Err(Refusal::NotFound(thing)) => {
+                make_durable(&*self.store).await?;
                 let head = self.store.head(Revision::default()).await?.revision;
                 confirmed(&self.feed, head, 0, Wait::UntilEffective).await;
                 Err(Refusal::NotFound(thing))

@@ -24,6 +24,7 @@ impl Directory {
         let ended = retried(|| async move {
             let mut tx = self.store.begin("put_member", Mode::Write).await?;
             access::organization(&mut *tx, who, &member.organization_id).await?;
+            tx.lock_organization(&member.organization_id).await?;
             let before = tx.standing(&member.user, &member.organization_id, None).await?;
             tx.put_member(member).await?;
             let after = tx.standing(&member.user, &member.organization_id, None).await?;
@@ -37,6 +38,8 @@ impl Directory {
                     self.disconnect_where_access_is_lost(&mut change, &mut *tx, &member.user, &member.organization_id).await?;
             }
             if before.suspended != after.suspended {
+                // A device that becomes theirs meanwhile is either seen here, or its own change comes after ours.
+                tx.lock_log().await?;
                 concerned.extend(mailboxes_of(&mut *tx, &member.user, &place).await?.iter().map(Address::key));
             }
             commit_if_any(change, tx, Scope::Mailboxes(concerned)).await

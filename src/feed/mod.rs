@@ -84,6 +84,8 @@ pub struct Feed {
     synced: watch::Sender<bool>,
     node: Mutex<Option<NodeId>>,
     rows: Rows,
+    /// Held while it syncs; says whether it has left for good.
+    turn: tokio::sync::Mutex<bool>,
     /// How often the database was seen to have gone back in time.
     rewinds: AtomicU64,
 }
@@ -106,6 +108,7 @@ impl Feed {
             synced: watch::Sender::new(false),
             node: Mutex::default(),
             rows: Rows::default(),
+            turn: tokio::sync::Mutex::new(false),
             rewinds: AtomicU64::new(0),
         }
     }
@@ -183,7 +186,13 @@ impl Feed {
         let mut retry = RETRY[0];
         loop {
             let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+            let turn = self.turn.lock().await;
+            if *turn {
+                // Left: whoever waits is told so by its channel.
+                return std::future::pending().await;
+            }
             let outcome = self.sync_once(&mut progress, !waiting.is_empty()).await;
+            drop(turn);
             let pause = match &outcome {
                 Ok(Next::Again) => Duration::ZERO,
                 Ok(Next::Rest) => self.rest(),
@@ -227,6 +236,8 @@ impl Feed {
     /// Stops using the cache, then leaves: nobody has to wait for this process any more. Unless some watcher may still use its own: then the row
     /// stays, and is waited for once.
     pub async fn leave(&self) -> Result<Left, StoreError> {
+        // A sync under way would grant the lease once more, after nobody waits for it.
+        *self.turn.lock().await = true;
         self.lease.end();
         let Some(node_id) = self.node() else {
             return Ok(Left::Gone);

@@ -137,7 +137,7 @@ impl Login {
                 let Some(revision) = self.as_of(&entry, is_own_read).await? else {
                     continue;
                 };
-                self.throttle.count(attempt.client_ip, key, self.clock.boot());
+                self.throttle.count(attempt.client_ip, None, self.clock.boot());
                 return Ok(denied(Reason::UnknownAddress, revision));
             };
             let (proof, hashed) = match proof::find(attempt.password.expose(), mailbox, &self.tagger, &self.memos) {
@@ -145,7 +145,10 @@ impl Login {
                 Proof::Wrong => (None, false),
                 Proof::NeedsHashing(candidates) => match self.throttle.wait(attempt.client_ip, key, arrived) {
                     Some(wait) => {
-                        let verdict = Verdict { retry_after: Some(wait), ..denied(Reason::Throttled, entry.read.revision) };
+                        let Some(revision) = self.as_of(&entry, is_own_read).await? else {
+                            continue;
+                        };
+                        let verdict = Verdict { retry_after: Some(wait), ..denied(Reason::Throttled, revision) };
                         self.note(mailbox, attempt, &verdict, self.clock.wall());
                         return Ok(verdict);
                     }
@@ -160,7 +163,7 @@ impl Login {
             let verdict = match proof {
                 Some(place) => Self::verdict(mailbox, place, attempt, now, revision),
                 None => {
-                    self.throttle.count(attempt.client_ip, key, self.clock.boot());
+                    self.throttle.count(attempt.client_ip, hashed.then_some(key), self.clock.boot());
                     denied(Reason::WrongPassword, revision)
                 }
             };

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::{
     pepper::Pepper,
-    schemes::{Argon2Hash, Scheme},
+    schemes::{Argon2Hash, Scheme, is_affordable},
 };
 use crate::model::{
     device::{KeyId, PasswordHash},
@@ -49,7 +49,9 @@ pub struct Hasher {
 /// Why a password could not be hashed or verified.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum HashError {
-    #[error("the hash's cost is out of bounds: {0:?}")]
+    #[error(
+        "the hash's cost is out of bounds (1 to 64 lanes, 1 to 32 passes, 8 KiB a lane to 256 MiB, 1 GiB in all passes): {0:?}"
+    )]
     Cost(HashCost),
     #[error("the hash is under pepper key {}, which the pepper file does not have", .0.0)]
     UnknownKey(KeyId),
@@ -61,10 +63,9 @@ pub enum HashError {
 
 impl Hasher {
     pub fn new(pepper: &Pepper, cost: HashCost) -> Result<Self, HashError> {
-        let in_bounds = (1..=64).contains(&cost.lanes)
-            && (1..=32).contains(&cost.passes)
-            && (8 * cost.lanes..=1 << 20).contains(&cost.memory_kib);
-        if !in_bounds {
+        let HashCost { memory_kib, passes, lanes } = cost;
+        let is_known = lanes > 0 && passes > 0 && memory_kib >= lanes.saturating_mul(8);
+        if !is_known || !is_affordable(memory_kib, passes, lanes) {
             return Err(HashError::Cost(cost));
         }
         let secrets = pepper.keys().map(|id| (id, pepper.derive(id, "latchkey argon2 v1"))).collect();
@@ -124,8 +125,12 @@ impl fmt::Debug for Hasher {
     }
 }
 
-/// So many blocks of the memory, which grows to the most that was ever asked for.
+/// So many blocks of the memory. One hash that takes much leaves no thread with as much for ever.
 pub(super) fn blocks(memory: &mut Memory, count: usize) -> &mut [Block] {
+    if memory.len() > count.saturating_mul(2) {
+        memory.truncate(count);
+        memory.shrink_to_fit();
+    }
     if memory.len() < count {
         memory.resize(count, Block::new());
     }

@@ -14,8 +14,11 @@ use subtle::ConstantTimeEq;
 const MAX_BCRYPT_COST: u32 = 16;
 const MAX_SHA_CRYPT_ROUNDS: u32 = 5_000_000;
 const MAX_PBKDF2_ROUNDS: u32 = 5_000_000;
-const MAX_ARGON2_KIB: u32 = 1 << 20;
+const MAX_ARGON2_KIB: u32 = 256 << 10;
 const MAX_ARGON2_PASSES: u32 = 32;
+const MAX_ARGON2_LANES: u32 = 64;
+/// Memory times passes: about a second.
+const MAX_ARGON2_WORK_KIB: u32 = 1 << 20;
 /// A hash, as text, in bytes.
 const MAX_HASH_BYTES: usize = 512;
 
@@ -24,6 +27,14 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
+
+/// Whether an argon2 of this cost is one that a login may take.
+pub(super) fn is_affordable(memory_kib: u32, passes: u32, lanes: u32) -> bool {
+    memory_kib <= MAX_ARGON2_KIB
+        && passes <= MAX_ARGON2_PASSES
+        && lanes <= MAX_ARGON2_LANES
+        && memory_kib.saturating_mul(passes) <= MAX_ARGON2_WORK_KIB
+}
 
 /// A hash that can be verified.
 #[derive(Debug)]
@@ -190,8 +201,8 @@ impl Argon2Hash {
                 _ => return Err(broken("with an unknown parameter")),
             }
         }
-        if memory_kib > MAX_ARGON2_KIB || passes > MAX_ARGON2_PASSES || lanes > 64 {
-            return Err(broken("that costs too much (over 1 GiB, 32 passes or 64 lanes)"));
+        if !is_affordable(memory_kib, passes, lanes) {
+            return Err(broken("that costs too much (over 256 MiB, 32 passes, 64 lanes, or 1 GiB in all passes)"));
         }
         let mut bytes = || parts.next().and_then(|part| BASE64.decode(part).ok());
         let (Some(salt), Some(hash)) = (bytes(), bytes()) else {

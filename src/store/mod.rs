@@ -163,6 +163,8 @@ pub trait Transaction: Send {
     async fn organizations(&mut self, after: Option<&OrganizationId>, limit: usize) -> Result<Vec<Organization>>;
     /// Makes or replaces; keeps the first create time.
     async fn put_organization(&mut self, organization: &Organization) -> Result<()>;
+    /// Until the transaction ends nobody else locks it.
+    async fn lock_organization(&mut self, id: &OrganizationId) -> Result<()>;
     /// Its members go with it.
     async fn delete_organization(&mut self, id: &OrganizationId) -> Result<bool>;
 
@@ -178,8 +180,9 @@ pub trait Transaction: Send {
         after: Option<&MailServiceId>,
         limit: usize,
     ) -> Result<Vec<MailService>>;
-    /// Makes or replaces, the organization and `generic_login` too; keeps the first create time.
+    /// Makes or replaces, the organization too; keeps the first create time and `generic_login`.
     async fn put_mail_service(&mut self, service: &MailService) -> Result<()>;
+    async fn set_generic_login(&mut self, id: &MailServiceId, enabled: bool) -> Result<()>;
     /// Its rights go with it.
     async fn delete_mail_service(&mut self, id: &MailServiceId) -> Result<bool>;
 
@@ -241,6 +244,8 @@ pub trait Transaction: Send {
     async fn request(&mut self, caller: &str, id: &RequestId) -> Result<Option<Request>>;
     /// Conflict if it is there.
     async fn insert_request(&mut self, caller: &str, id: &RequestId, request: &Request) -> Result<()>;
+    /// Nobody else takes a revision until the transaction ends. What others have written before is seen from here on.
+    async fn lock_log(&mut self) -> Result<()>;
     /// The last statement before the commit, since it takes the next revision: writes the change, its events (their `revision` is set), and the revision into the
     /// disconnected devices it `ended`.
     async fn append_change(&mut self, change: &NewChange) -> Result<Revision>;

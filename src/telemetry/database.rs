@@ -169,6 +169,8 @@ observed_transaction! {
     mail_service(id: &MailServiceId) -> Option<MailService>;
     mail_services(organization: &OrganizationId, after: Option<&MailServiceId>, limit: usize) -> Vec<MailService>;
     put_mail_service(service: &MailService) -> ();
+    set_generic_login(id: &MailServiceId, enabled: bool) -> ();
+    lock_organization(id: &OrganizationId) -> ();
     delete_mail_service(id: &MailServiceId) -> bool;
     right(service: &MailServiceId, user: &UserId) -> Option<Right>;
     rights(service: &MailServiceId, after: Option<&UserId>, limit: usize) -> Vec<Right>;
@@ -194,6 +196,7 @@ observed_transaction! {
     devices_of_user(user: &UserId, place: &UserPlace) -> Vec<(Address, Device)>;
     request(caller: &str, id: &RequestId) -> Option<Request>;
     insert_request(caller: &str, id: &RequestId, request: &Request) -> ();
+    lock_log() -> ();
     append_change(change: &NewChange) -> Revision;
     events(mailbox: MailboxId, device: Option<DeviceId>, after: Option<(Timestamp, EventId)>, limit: usize) -> Vec<Event>;
     revision() -> Revision;

@@ -12,6 +12,7 @@ on_each_store!(
     a_generic_password_works_and_is_not_changeable,
     a_generic_password_is_kept_better_after_its_first_login,
     generic_logins_can_be_switched_off,
+    a_generic_password_that_is_put_again_still_works,
     a_weak_chosen_password_is_refused_with_its_reason,
     no_password_stands_in_the_store_or_in_a_log,
 );
@@ -54,6 +55,16 @@ async fn a_generic_password_is_kept_better_after_its_first_login(store: StoreKin
         let hash: String =
             connection.query_row("SELECT hash FROM device WHERE hash IS NOT NULL", [], |row| row.get(0)).expect("one hash");
         assert!(hash.starts_with("$argon2id$"), "{hash}");
+    }
+}
+
+/// The memo of its former generation proves that it is the former one's, too.
+async fn a_generic_password_that_is_put_again_still_works(store: StoreKind) {
+    let mut world = World::new(store).await;
+    for _ in 0..2 {
+        world.put_mailbox(ADDRESS, GENERIC_HASH).await;
+        assert_eq!(world.reason(GENERIC).await, Reason::Ok);
+        assert_eq!(world.reason(GENERIC).await, Reason::Ok, "from the memo");
     }
 }
 

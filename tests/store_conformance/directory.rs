@@ -41,7 +41,8 @@ async fn what_was_put_is_read_and_put_again_keeps_its_first_create_time(store: A
     assert_eq!(tx.organization(&organization_id("acme")).await.expect("read"), Some(first.clone()));
     assert_eq!(tx.mail_service(&service_id("mail")).await.expect("read"), Some(service.clone()));
     tx.put_organization(&Organization { display_name: String::new(), create_time: at(9), ..first.clone() }).await.expect("put");
-    tx.put_mail_service(&MailService { generic_login: false, create_time: at(9), ..service.clone() }).await.expect("put");
+    tx.set_generic_login(&service_id("mail"), false).await.expect("switched");
+    tx.put_mail_service(&MailService { generic_login: true, create_time: at(9), ..service.clone() }).await.expect("put");
     let promoted = Member { suspended: true, ..member("acme", "u1", Role::LegalRepresentative) };
     tx.put_member(&promoted).await.expect("put");
     tx.commit().await.expect("committed");

@@ -31,8 +31,8 @@ async fn a_mailbox_is_read_with_its_services_organization_and_switch(store: Arc<
     assert_eq!(read(&store).await.mailbox(&alice.address).await.expect("read"), Some(alice.clone()));
     let mut tx = write(&store).await;
     tx.put_organization(&organization("rival")).await.expect("put");
-    let sold = latchkey::model::directory::MailService { generic_login: false, ..mail_service("mail", "rival") };
-    tx.put_mail_service(&sold).await.expect("put");
+    tx.put_mail_service(&mail_service("mail", "rival")).await.expect("put");
+    tx.set_generic_login(&service_id("mail"), false).await.expect("switched");
     tx.commit().await.expect("committed");
     let moved = Mailbox { organization_id: organization_id("rival"), service_generic_login: false, ..alice.clone() };
     assert_eq!(read(&store).await.mailbox(&alice.address).await.expect("read"), Some(moved));

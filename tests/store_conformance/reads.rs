@@ -7,7 +7,7 @@ use latchkey::{
         address::Address,
         change::{Revision, ServiceKey},
         device::{Device, DeviceKind, KeyId, Limits, PasswordHash, StoredPassword, Tag},
-        directory::{MailService, Mailbox, Member, Role},
+        directory::{Mailbox, Member, Role},
         network::Networks,
         protocol::{Protocol, Protocols},
         record::{EndReason, MailboxRecord},
@@ -70,8 +70,7 @@ async fn a_generic_password_needs_both_switches(store: Arc<dyn Store>) {
     let alice = alice(&store).await;
     for (of_service, of_mailbox) in [(true, false), (false, true), (false, false), (true, true)] {
         let mut tx = write(&store).await;
-        let service = MailService { generic_login: of_service, ..mail_service("mail", "acme") };
-        tx.put_mail_service(&service).await.expect("put");
+        tx.set_generic_login(&service_id("mail"), of_service).await.expect("switched");
         tx.update_mailbox(&Mailbox { generic_login: of_mailbox, ..alice.clone() }).await.expect("updated");
         tx.commit().await.expect("committed");
         assert_eq!(record(&store, &alice.address).await.generic_login, of_service && of_mailbox);

@@ -22,6 +22,8 @@ rules!(
     changes_of_one_mailbox_follow_each_other,
     who_waits_too_long_for_a_mailbox_is_told_of_the_conflict,
     a_transaction_that_nobody_waits_for_any_more_leaves_nothing,
+    a_look_that_nobody_waits_for_any_more_leaves_no_old_picture,
+    who_holds_the_log_has_seen_all_that_is_in_it,
 );
 
 async fn a_dropped_transaction_leaves_nothing_whichever_statement_it_stopped_after(store: Arc<dyn Store>) {
@@ -135,6 +137,50 @@ async fn a_transaction_that_nobody_waits_for_any_more_leaves_nothing(store: Arc<
         let head = tx.revision().await.expect("read");
         assert_eq!((tx.organizations(None, 10).await.expect("read").len(), head.0), (1, 0), "after {polls} polls");
     }
+}
+
+/// A connection that goes back to the pool inside of a reading transaction would show a later login a world of the past.
+async fn a_look_that_nobody_waits_for_any_more_leaves_no_old_picture(store: Arc<dyn Store>) {
+    let alice = alice(&store).await;
+    for polls in 1..=12 {
+        let look = async {
+            let mut tx = store.begin("rule", latchkey::store::Mode::Read).await.expect("begun");
+            tx.revision().await.expect("read");
+            std::future::pending::<()>().await;
+        };
+        polled(look, polls).await;
+        // On whichever connection.
+        for _ in 0..3 {
+            store.read_mailbox(&alice.address).await.expect("read");
+        }
+        let mut tx = write(&store).await;
+        let revision = tx.append_change(&change(&alice, &[])).await.expect("appended");
+        tx.commit().await.expect("committed");
+        for _ in 0..24 {
+            let read = store.read_mailbox(&alice.address).await.expect("read");
+            assert_eq!(read.revision, revision, "after {polls} polls");
+        }
+    }
+}
+
+async fn who_holds_the_log_has_seen_all_that_is_in_it(store: Arc<dyn Store>) {
+    let alice = alice(&store).await;
+    let mut first = write(&store).await;
+    first.append_change(&change(&alice, &[])).await.expect("appended");
+    let second = tokio::spawn({
+        let store = Arc::clone(&store);
+        async move {
+            let mut tx = write(&store).await;
+            tx.lock_log().await.expect("locked");
+            let seen = tx.revision().await.expect("read");
+            tx.commit().await.expect("committed");
+            seen
+        }
+    });
+    tokio::task::yield_now().await;
+    first.commit().await.expect("committed");
+    assert_eq!(second.await.expect("no panic").0, 1);
+    assert_eq!(store.head(latchkey::model::change::Revision(0)).await.expect("a head").revision.0, 1, "it took none itself");
 }
 
 /// Polls so many times, then drops.

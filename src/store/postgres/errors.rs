@@ -74,9 +74,10 @@ pub(super) fn words(error: &Error) -> String {
     words
 }
 
-/// "canceling the wait for synchronous replication …": committed here, perhaps on no standby. The server says so with a WARNING, and answers the commit as done.
+/// "canceling the wait for synchronous replication …": committed here, perhaps on no standby. The server says so with a plain WARNING, in its own language, and answers
+/// the commit as done. So each plain WARNING counts.
 pub(super) fn is_uncertain_commit(notice: &DbError) -> bool {
-    *notice.code() == SqlState::WARNING && notice.message().contains("synchronous replication")
+    *notice.code() == SqlState::WARNING
 }
 
 fn pool_words(error: &PoolError) -> String {

@@ -16,7 +16,7 @@ use tracing::info;
 use self::{connection::Notices, hints::Hints, session::PostgresSession};
 use super::{
     Closing, Finding, Head, Hint, LiveSession, Mode, NewChange, NewMailbox, Node, OpenError, Origin, Result, Retention,
-    SessionKey, Store, Transaction,
+    SessionKey, Store, StoreError, Transaction,
     sql::{Row, Session, Value, changes, events, reads, sessions, transaction::SqlTransaction, upkeep},
 };
 use crate::model::{
@@ -84,21 +84,22 @@ impl PostgresStore {
 
     /// One statement, without a transaction. Once more if the connection had died while nobody used it: nothing is lost by reading twice.
     async fn read_one(&self, sql: &'static str, parameters: &[Value]) -> Result<Vec<Row>> {
-        let client = connection::get(&self.pool).await?;
-        match session::query(&client, sql, parameters).await {
-            Err(_) if client.is_closed() => {
-                drop(client);
-                let client = connection::get(&self.pool).await?;
-                session::query(&client, sql, parameters).await
+        for _ in 0..2 {
+            let client = connection::get(&self.pool).await?;
+            let asked =
+                session::run_once(client, async |client| Ok((session::query(client, sql, parameters).await, client.is_closed())));
+            match asked.await? {
+                (Err(_), true) => (),
+                (outcome, _) => return outcome,
             }
-            outcome => outcome,
         }
+        Err(StoreError::Unavailable("the connection broke".to_owned()))
     }
 
     /// One writing statement that commits by itself.
     async fn write_one(&self, sql: &'static str, parameters: &[Value]) -> Result<Vec<Row>> {
         let client = connection::get(&self.pool).await?;
-        session::query(&client, sql, parameters).await
+        session::run_once(client, async |client| session::query(client, sql, parameters).await).await
     }
 
     async fn session(&self, mode: Mode) -> Result<PostgresSession> {
@@ -174,8 +175,9 @@ impl Store for PostgresStore {
 
     async fn remove_node(&self, node_id: NodeId, renewals: u64) -> Result<bool> {
         let client = connection::get(&self.pool).await?;
-        let removed = session::execute(&client, upkeep::REMOVE_NODE, &[node_id.into(), upkeep::renewals(renewals)]).await?;
-        Ok(removed > 0)
+        let parameters = [node_id.into(), upkeep::renewals(renewals)];
+        let removed = session::run_once(client, async |client| session::execute(client, upkeep::REMOVE_NODE, &parameters).await);
+        Ok(removed.await? > 0)
     }
 
     fn listen(&self, hint: Hint) {
@@ -196,7 +198,17 @@ impl Store for PostgresStore {
     }
 
     async fn trim(&self, limits: &Retention) -> Result<u64> {
-        upkeep::trim(&mut self.session(Mode::Write).await?, limits).await
+        let mut forgotten = 0;
+        for what in upkeep::Trimmed::ALL {
+            for _ in 0..upkeep::TRIM_ROUNDS {
+                let some = upkeep::trim(&mut self.session(Mode::Write).await?, what, limits).await?;
+                forgotten += some;
+                if some < upkeep::TRIM_AT_ONCE as u64 {
+                    break;
+                }
+            }
+        }
+        Ok(forgotten)
     }
 
     async fn pepper_checks(&self) -> Result<Vec<(KeyId, [u8; 32])>> {

@@ -1,5 +1,7 @@
 //! Statements on a connection, and one transaction.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use bytes::BytesMut;
 use deadpool_postgres::Object;
@@ -10,6 +12,9 @@ use crate::store::{
     Mode, Result, StoreError,
     sql::{Row, Session, Value},
 };
+
+/// For one answer: longer than the server's own `statement_timeout`, which a server that hangs does not keep.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(7);
 
 /// One transaction. Dropped before its commit, it is rolled back behind the caller's back; a connection goes back to the pool only then, or is closed.
 pub(super) struct PostgresSession {
@@ -27,23 +32,55 @@ impl PostgresSession {
             // Under a lock that was waited for, a statement has to see what the one before left.
             Mode::Write => "BEGIN ISOLATION LEVEL READ COMMITTED",
         };
-        client.batch_execute(begin).await.map_err(|error| errors::store(&error))?;
-        Ok(Self { client: Some(client), notices, hints, has_change: false })
+        // Before it is begun: a caller that hangs up meanwhile leaves no open transaction in the pool, where a later read would see an old snapshot.
+        let mut session = Self { client: Some(client), notices, hints, has_change: false };
+        session.run(async |client| client.batch_execute(begin).await.map_err(|error| errors::store(&error))).await?;
+        Ok(session)
     }
 
     pub(super) fn client(&self) -> Result<&Object> {
         self.client.as_ref().ok_or_else(|| StoreError::Unavailable("the transaction has ended".to_owned()))
     }
+
+    /// In time, or the connection is closed.
+    async fn run<T>(&mut self, ask: impl AsyncFnOnce(&Object) -> Result<T>) -> Result<T> {
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, ask(self.client()?)).await;
+        answer.unwrap_or_else(|_| {
+            close(self.client.take());
+            Err(silent())
+        })
+    }
+}
+
+/// Asks once, without a transaction; in time, or the connection is closed.
+pub(super) async fn run_once<T>(client: Object, ask: impl AsyncFnOnce(&Object) -> Result<T>) -> Result<T> {
+    let answer = tokio::time::timeout(ANSWER_TIMEOUT, ask(&client)).await;
+    answer.unwrap_or_else(|_| {
+        close(Some(client));
+        Err(silent())
+    })
+}
+
+/// Not back to the pool: nobody knows what it is doing.
+fn close(client: Option<Object>) {
+    if let Some(client) = client {
+        drop(Object::take(client));
+    }
+}
+
+fn silent() -> StoreError {
+    tracing::warn!("the database is silent: the connection is closed");
+    StoreError::Unavailable("no answer in time".to_owned())
 }
 
 #[async_trait]
 impl Session for PostgresSession {
     async fn query(&mut self, sql: &'static str, parameters: &[Value]) -> Result<Vec<Row>> {
-        query(self.client()?, sql, parameters).await
+        self.run(async |client| query(client, sql, parameters).await).await
     }
 
     async fn execute(&mut self, sql: &'static str, parameters: &[Value]) -> Result<u64> {
-        execute(self.client()?, sql, parameters).await
+        self.run(async |client| execute(client, sql, parameters).await).await
     }
 
     fn has_change(&mut self) {
@@ -54,14 +91,15 @@ impl Session for PostgresSession {
     /// status is asked for afterwards, and the server's warnings are counted.
     async fn commit(&mut self) -> Result<()> {
         let warnings = self.notices.uncertain_commits();
-        let client = self.client()?;
         let sql = "/* commit */ SELECT pg_current_xact_id_if_assigned()::TEXT";
-        let transaction = query(client, sql, &[]).await?.pop().and_then(|mut row| row.pop());
-        client.batch_execute("COMMIT").await.map_err(|error| errors::commit(&error))?;
+        let transaction = self.query(sql, &[]).await?.pop().and_then(|mut row| row.pop());
+        let committed = self.run(async |client| Ok(client.batch_execute("COMMIT").await)).await;
+        let in_doubt = |_| StoreError::OutcomeUnknown("the commit was not answered in time".to_owned());
+        committed.map_err(in_doubt)?.map_err(|error| errors::commit(&error))?;
         if let Some(Value::Text(transaction)) = transaction {
             let sql = "/* commit */ SELECT pg_xact_status($1::TEXT::xid8)";
             let unknown = |_| StoreError::OutcomeUnknown("the commit's end could not be read".to_owned());
-            let status = query(client, sql, &[Value::Text(transaction)]).await.map_err(unknown)?;
+            let status = self.query(sql, &[Value::Text(transaction)]).await.map_err(unknown)?;
             match status.into_iter().next().and_then(|row| row.into_iter().next()) {
                 Some(Value::Text(status)) if status == "committed" => (),
                 Some(Value::Text(status)) if status == "aborted" => {

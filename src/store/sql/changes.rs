@@ -44,6 +44,12 @@ pub(in crate::store) async fn append_change(s: &mut dyn Session, change: &NewCha
     Ok(revision)
 }
 
+/// As [`append_change`] does it, without taking a revision.
+pub(super) async fn lock_log(s: &mut dyn Session) -> Result<()> {
+    s.execute("/* lock_log */ UPDATE change_head SET revision = revision WHERE id = 1", &[]).await?;
+    Ok(())
+}
+
 pub(in crate::store) async fn changes(
     s: &mut dyn Session,
     after: Revision,

@@ -95,7 +95,7 @@ pub(super) async fn put_mail_service(s: &mut dyn Session, service: &MailService)
     let sql = "/* put_mail_service */ INSERT INTO mail_service \
                (mail_service_id, organization_id, display_name, generic_login, create_time) VALUES ($1, $2, $3, $4, $5) \
                ON CONFLICT (mail_service_id) DO UPDATE SET organization_id = excluded.organization_id, \
-               display_name = excluded.display_name, generic_login = excluded.generic_login";
+               display_name = excluded.display_name";
     let MailService { mail_service_id, organization_id, display_name, generic_login, create_time } = service;
     let parameters = [
         mail_service_id.as_str().into(),
@@ -105,6 +105,19 @@ pub(super) async fn put_mail_service(s: &mut dyn Session, service: &MailService)
         (*create_time).into(),
     ];
     s.execute(sql, &parameters).await?;
+    Ok(())
+}
+
+pub(super) async fn set_generic_login(s: &mut dyn Session, id: &MailServiceId, enabled: bool) -> Result<()> {
+    let sql = "/* set_generic_login */ UPDATE mail_service SET generic_login = $2 WHERE mail_service_id = $1";
+    s.execute(sql, &[id.as_str().into(), enabled.into()]).await?;
+    Ok(())
+}
+
+/// A write that changes nothing is what locks the row, in either store's way.
+pub(super) async fn lock_organization(s: &mut dyn Session, id: &OrganizationId) -> Result<()> {
+    let sql = "/* lock_organization */ UPDATE organization SET display_name = display_name WHERE organization_id = $1";
+    s.execute(sql, &[id.as_str().into()]).await?;
     Ok(())
 }
 

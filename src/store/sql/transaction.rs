@@ -91,6 +91,8 @@ delegated! {
     directory::mail_service(id: &MailServiceId) -> Option<MailService>;
     directory::mail_services(organization: &OrganizationId, after: Option<&MailServiceId>, limit: usize) -> Vec<MailService>;
     directory::put_mail_service(service: &MailService) -> ();
+    directory::set_generic_login(id: &MailServiceId, enabled: bool) -> ();
+    directory::lock_organization(id: &OrganizationId) -> ();
     directory::delete_mail_service(id: &MailServiceId) -> bool;
     directory::right(service: &MailServiceId, user: &UserId) -> Option<Right>;
     directory::rights(service: &MailServiceId, after: Option<&UserId>, limit: usize) -> Vec<Right>;
@@ -116,6 +118,7 @@ delegated! {
     sessions::live_sessions(mailbox: MailboxId, limit: usize) -> Vec<OpenSession>;
     changes::request(caller: &str, id: &RequestId) -> Option<Request>;
     changes::insert_request(caller: &str, id: &RequestId, request: &Request) -> ();
+    changes::lock_log() -> ();
     changes::append_change(change: &NewChange) -> Revision;
     events::events(mailbox: MailboxId, device: Option<DeviceId>, after: Option<(Timestamp, EventId)>, limit: usize) -> Vec<Event>;
     changes::revision() -> Revision;

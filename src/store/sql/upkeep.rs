@@ -17,7 +17,9 @@ use crate::{
 };
 
 /// Rows forgotten in one transaction, of each kind.
-const TRIM_AT_ONCE: usize = 5_000;
+pub(in crate::store) const TRIM_AT_ONCE: usize = 5_000;
+/// Rounds of one kind, so that a trim has an end; the next one goes on.
+pub(in crate::store) const TRIM_ROUNDS: usize = 100;
 
 pub(in crate::store) const JOIN: &str =
     "/* join */ INSERT INTO node (node_id, name, lease_micros, applied, renewals) VALUES ($1, $2, $3, $4, $5)";
@@ -110,36 +112,53 @@ pub(in crate::store) async fn upgrade_password(
     Ok(Some(revision))
 }
 
-/// In a transaction of its own.
-pub(in crate::store) async fn trim(s: &mut dyn Session, limits: &Retention) -> Result<u64> {
-    let mut forgotten = trim_log(s, limits).await?;
-    let statements: [(&'static str, Vec<Value>); 4] = [
-        (
+/// What is forgotten, each kind in a transaction of its own: so the log's head is locked for a moment only, and one that fails holds up no other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::store) enum Trimmed {
+    Log,
+    PasswordsByAge,
+    PasswordsByCount,
+    Requests,
+    Logins,
+}
+
+impl Trimmed {
+    pub(in crate::store) const ALL: [Self; 5] =
+        [Self::Log, Self::PasswordsByAge, Self::PasswordsByCount, Self::Requests, Self::Logins];
+}
+
+/// Forgets some, in a transaction of its own: how many. As many as [`TRIM_AT_ONCE`]: there may be more.
+pub(in crate::store) async fn trim(s: &mut dyn Session, what: Trimmed, limits: &Retention) -> Result<u64> {
+    let (sql, parameters): (&'static str, [Value; 2]) = match what {
+        Trimmed::Log => {
+            let forgotten = trim_log(s, limits).await?;
+            s.commit().await?;
+            return Ok(forgotten);
+        }
+        Trimmed::PasswordsByAge => (
             "/* trim */ UPDATE device SET state = 2, tag = NULL, hash = NULL WHERE (device_id, generation) IN \
              (SELECT device_id, generation FROM device WHERE state = 1 AND end_time < $1 LIMIT $2)",
-            vec![limits.passwords_before.into(), size(TRIM_AT_ONCE)],
+            [limits.passwords_before.into(), size(TRIM_AT_ONCE)],
         ),
-        (
+        Trimmed::PasswordsByCount => (
             "/* trim */ UPDATE device SET state = 2, tag = NULL, hash = NULL WHERE (device_id, generation) IN \
              (SELECT device_id, generation FROM (SELECT device_id, generation, \
              row_number() OVER (PARTITION BY mailbox_id ORDER BY end_time DESC, device_id, generation) AS place \
              FROM device WHERE state = 1) AS numbered WHERE place > $1 LIMIT $2)",
-            vec![size(limits.passwords_per_mailbox), size(TRIM_AT_ONCE)],
+            [size(limits.passwords_per_mailbox), size(TRIM_AT_ONCE)],
         ),
-        (
+        Trimmed::Requests => (
             "/* trim */ DELETE FROM request WHERE (caller, request_id) IN \
              (SELECT caller, request_id FROM request WHERE time < $1 LIMIT $2)",
-            vec![limits.requests_before.into(), size(TRIM_AT_ONCE)],
+            [limits.requests_before.into(), size(TRIM_AT_ONCE)],
         ),
-        (
+        Trimmed::Logins => (
             "/* trim */ DELETE FROM login_history WHERE (mailbox_id, device_id, reason, protocol, client_ip, hour) IN \
              (SELECT mailbox_id, device_id, reason, protocol, client_ip, hour FROM login_history WHERE hour < $1 LIMIT $2)",
-            vec![limits.logins_before.unix_seconds().div_euclid(3_600).into(), size(TRIM_AT_ONCE)],
+            [limits.logins_before.unix_seconds().div_euclid(3_600).into(), size(TRIM_AT_ONCE)],
         ),
-    ];
-    for (sql, parameters) in statements {
-        forgotten += s.execute(sql, &parameters).await?;
-    }
+    };
+    let forgotten = s.execute(sql, &parameters).await?;
     s.commit().await?;
     Ok(forgotten)
 }

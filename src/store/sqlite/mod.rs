@@ -206,7 +206,17 @@ impl Store for SqliteStore {
     }
 
     async fn trim(&self, limits: &Retention) -> Result<u64> {
-        upkeep::trim(&mut self.session(Mode::Write).await?, limits).await
+        let mut forgotten = 0;
+        for what in upkeep::Trimmed::ALL {
+            for _ in 0..upkeep::TRIM_ROUNDS {
+                let some = upkeep::trim(&mut self.session(Mode::Write).await?, what, limits).await?;
+                forgotten += some;
+                if some < upkeep::TRIM_AT_ONCE as u64 {
+                    break;
+                }
+            }
+        }
+        Ok(forgotten)
     }
 
     async fn pepper_checks(&self) -> Result<Vec<(KeyId, [u8; 32])>> {
