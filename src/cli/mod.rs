@@ -17,6 +17,7 @@ mod prompt;
 pub mod serve;
 mod service;
 mod table;
+mod watch;
 mod words;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
@@ -66,6 +67,7 @@ enum Command {
     Import(import::Args),
     Login(login::Args),
     Events(events::Args),
+    Watch(watch::Args),
     Keys(keys::Args),
     Doctor(Box<doctor::Args>),
 }
@@ -122,6 +124,7 @@ impl Command {
             Self::Import(import::Args { client, options }) => ask(client, async |session| options.run(session).await),
             Self::Login(login::Args { client, options }) => ask(client, async |session| options.run(session).await),
             Self::Events(events::Args { client, options }) => ask(client, async |session| options.run(session).await),
+            Self::Watch(watch::Args { client, options }) => ask(client, async |session| options.run(session).await),
         }
     }
 }

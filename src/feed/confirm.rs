@@ -153,7 +153,7 @@ impl Feed {
     }
 
     /// All rows, read after this call began.
-    async fn nodes(&self) -> Result<Arc<[Node]>, StoreError> {
+    pub(super) async fn nodes(&self) -> Result<Arc<[Node]>, StoreError> {
         let wanted = self.clock.boot();
         let mut last = self.rows.0.lock().await;
         if let Some((asked, rows)) = &*last

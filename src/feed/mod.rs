@@ -5,6 +5,7 @@
 //! What each answer means is decided without I/O, in `progress.rs` and `waiting.rs`, which the model in `tests/model` runs as well.
 
 pub mod confirm;
+mod observe;
 pub mod progress;
 mod rewound;
 pub mod waiting;

@@ -1,6 +1,9 @@
 //! What `Watchers` keeps under its lock, and what becomes of it with each event. No I/O but sending into queues, no clock: the time comes in.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use hashbrown::HashMap;
 use tokio::sync::{mpsc, oneshot};
@@ -26,6 +29,8 @@ pub(super) struct Board {
     pub(super) sessions: Sessions,
     /// Changes that some watcher has not acknowledged.
     pub(super) open: BTreeMap<Revision, OpenChange>,
+    /// When the newest changes were applied: for observers.
+    pub(super) applied: VecDeque<(Revision, BootTime)>,
     /// What is to be written of changes that all have acknowledged.
     pub(super) closings: Vec<Closing>,
 }
@@ -66,12 +71,17 @@ impl Board {
             departed: vec![],
             sessions: Sessions::default(),
             open: BTreeMap::new(),
+            applied: VecDeque::new(),
             closings: vec![],
         }
     }
 
     pub(super) fn tell(&mut self, change: &Arc<Change>, now: BootTime) {
         self.recent.push(Arc::clone(change));
+        self.applied.push_back((change.revision, now));
+        if self.applied.len() > QUEUE {
+            self.applied.pop_front();
+        }
         let concerned = self.sessions.concerned(change);
         let mut silent = HashMap::new();
         for key in &concerned.ended {
@@ -146,8 +156,8 @@ impl Board {
         let number = departed.number;
         let (has_applied, is_told_again): (Vec<_>, Vec<_>) =
             departed.told.surrender().into_iter().partition(|revision| *revision <= applied);
-        self.is_settled_by(number, &has_applied, true, now);
-        self.is_settled_by(number, &is_told_again, false, now);
+        self.is_settled_by(number, &has_applied, Some(&[]), now);
+        self.is_settled_by(number, &is_told_again, None, now);
     }
 
     /// Tells one watcher of a change, and notes that it is waited for: as long as the lease that it had before, or a moment for its sessions.
@@ -187,15 +197,17 @@ impl Board {
         }
     }
 
-    /// Changes that a watcher has acknowledged, or that it is not waited for any more.
-    pub(super) fn is_settled_by(&mut self, number: u64, revisions: &[Revision], has_said_so: bool, now: BootTime) {
+    /// Changes that a watcher has acknowledged, with the sessions that each closed (`said`), or that it is not waited for any more.
+    pub(super) fn is_settled_by(&mut self, number: u64, revisions: &[Revision], said: Option<&[(Revision, u32)]>, now: BootTime) {
         for revision in revisions {
             let Some(open) = self.open.get_mut(revision) else {
                 continue;
             };
-            if has_said_so {
+            if let Some(closed) = said {
                 open.silent.remove(&number);
-                let (took, closed) = (now - open.applied, open.closed);
+                let closed = closed.iter().filter(|(of, _)| of == revision).map(|(_, closed)| *closed).sum();
+                open.closed = open.closed.saturating_add(closed);
+                let took = now - open.applied;
                 if let Some(watcher) = self.connected.get(&number) {
                     let name = watcher.name.clone();
                     self.observed(&Acknowledged { revision: *revision, name, is_replica: false, took, closed });
@@ -232,7 +244,7 @@ impl Board {
             expired.push((departed.number, departed.told.expire(now)));
         }
         for (number, revisions) in expired {
-            self.is_settled_by(number, &revisions, false, now);
+            self.is_settled_by(number, &revisions, None, now);
         }
         let over =
             self.departed.extract_if(.., |departed| !departed.told.has_lease(now) && departed.told.next_expiry().is_none());
@@ -241,6 +253,11 @@ impl Board {
                 self.sessions.close(key);
             }
         }
+    }
+
+    /// The changes after one, up to another, and when they were applied here: of the newest.
+    pub(super) fn applied_between(&self, after: Revision, up_to: Revision) -> Vec<(Revision, BootTime)> {
+        self.applied.iter().filter(|(revision, _)| *revision > after && *revision <= up_to).copied().collect()
     }
 
     pub(super) fn observed(&mut self, message: &Acknowledged) {

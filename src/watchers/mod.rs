@@ -191,10 +191,14 @@ impl Watchers {
         self.lock().recent.revocations().cloned().collect()
     }
 
-    /// Tells who observes that a replica has acknowledged a change.
-    pub fn replica_acknowledged(&self, revision: Revision, name: &str, took: Duration) {
-        let message = Acknowledged { revision, name: name.to_owned(), is_replica: true, took, closed: 0 };
-        self.lock().observed(&message);
+    /// Tells who observes that a replica has acknowledged the changes after `before`, up to `reached`.
+    pub fn replica_acknowledged(&self, before: Revision, reached: Revision, name: &str) {
+        let now = self.clock.boot();
+        let mut board = self.lock();
+        for (revision, applied) in board.applied_between(before, reached) {
+            let message = Acknowledged { revision, name: name.to_owned(), is_replica: true, took: now - applied, closed: 0 };
+            board.observed(&message);
+        }
     }
 
     pub fn is_observed(&self) -> bool {
@@ -272,13 +276,8 @@ impl Watchers {
             told::BadAcknowledgement::FromTheFuture => Misstep::AcknowledgesTheFuture,
             told::BadAcknowledgement::Backwards => Misstep::AcknowledgesBackwards,
         })?;
-        for (revision, sessions) in closed {
-            if let Some(open) = board.open.get_mut(revision) {
-                open.closed = open.closed.saturating_add(*sessions);
-            }
-        }
         let before = board.settled();
-        board.is_settled_by(number, &acknowledged, true, now);
+        board.is_settled_by(number, &acknowledged, Some(closed), now);
         // Only what lets somebody go on is worth a round trip.
         if board.settled() != before {
             self.moved.notify_one();
@@ -293,7 +292,7 @@ impl Watchers {
         let watcher = board.connected.get_mut(&number).ok_or(Misstep::CutOff)?;
         let settled = watcher.told.surrender();
         // Its sessions it has not told about.
-        board.is_settled_by(number, &settled, false, now);
+        board.is_settled_by(number, &settled, None, now);
         drop(board);
         self.moved.notify_one();
         Ok(())

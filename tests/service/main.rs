@@ -18,4 +18,5 @@ mod server;
 mod support;
 mod telemetry;
 mod watch;
+mod watch_command;
 mod world;

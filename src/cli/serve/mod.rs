@@ -86,6 +86,7 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
     });
     run_for_ever("feed", Arc::clone(&replica.feed).run());
     run_for_ever("sessions", Arc::clone(&replica.feed).run_sessions());
+    run_for_ever("observation", Arc::clone(&replica.feed).run_observation());
     run_for_ever("history", Arc::clone(&replica.history).run(Arc::clone(&store)));
     run_for_ever("trim", trim(Arc::clone(&store), Arc::clone(&replica.feed), Arc::clone(&clock)));
     telemetry.gauges(replica.readings());

@@ -1,0 +1,136 @@
+//! `latchkey watch`: changes and revocations as they happen.
+
+use std::io::Write;
+
+use tokio_stream::{StreamExt, once};
+
+use super::{
+    Exit,
+    client::{ClientArgs, Session},
+    failure::Failure,
+    output::printable,
+};
+use crate::{
+    model::{
+        clock::{Clock, SystemClock, Timestamp},
+        random,
+    },
+    proto::{
+        self,
+        watch_request::{Acknowledge, Hello, Message as Ask},
+        watch_response::{Acknowledged, Change, Message as Told},
+    },
+};
+
+/// Our own, among the watchers.
+const NAME: &str = "latchkey watch";
+
+/// Show changes and revocations as they happen, and who has acknowledged them after how long.
+///
+/// A line for each change of the log: how many mailboxes it concerns, and which passwords it ended. Below it who has acknowledged it, since the replica
+/// that is asked has applied it: mail hosts with the sessions that they closed, then replicas, which wait for theirs. Runs until it is interrupted, or
+/// the replica stops.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Examples:
+  latchkey watch
+  latchkey watch --revocations
+  latchkey watch --json | jq .acknowledged")]
+pub(super) struct Args {
+    #[command(flatten)]
+    pub(super) options: Options,
+    #[command(flatten)]
+    pub(super) client: ClientArgs,
+}
+
+#[derive(clap::Args, Debug)]
+pub(super) struct Options {
+    /// Only changes that end passwords
+    #[arg(long)]
+    revocations: bool,
+    /// End after so many changes, once a replica has acknowledged the last
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+}
+
+impl Options {
+    pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
+        let watcher_id = uuid::Builder::from_random_bytes(random::bytes()).into_uuid().to_string();
+        let hello = Hello { name: NAME.to_owned(), watcher_id, resume: None, observe: true };
+        // It caches nothing and holds no lease, so nobody waits for what it acknowledges; it does so to be heard of as a watcher that is there.
+        let (acknowledge, acknowledgements) = tokio::sync::mpsc::unbounded_channel();
+        let acknowledgements = tokio_stream::wrappers::UnboundedReceiverStream::new(acknowledgements);
+        let requests = once(proto::WatchRequest { message: Some(Ask::Hello(hello)) }).chain(acknowledgements);
+        let mut told = session.authorization().watch(requests).await?.into_inner();
+        let mut shown = None;
+        let mut left = self.count;
+        while let Some(message) = told.next().await {
+            let message = message?;
+            let is_shown = match &message.message {
+                Some(Told::Change(change)) => {
+                    let revision = change.position.map_or(0, |position| position.revision);
+                    // A reader that is gone ends us by itself.
+                    let _ = acknowledge
+                        .send(proto::WatchRequest { message: Some(Ask::Acknowledge(Acknowledge { revision, closed: vec![] })) });
+                    let is_shown = !self.revocations || !change.ended.is_empty();
+                    if is_shown {
+                        shown = Some(revision);
+                    }
+                    is_shown
+                }
+                Some(Told::Acknowledged(it)) => it.name != NAME && (!self.revocations || shown == Some(it.revision)),
+                Some(Told::StartEmpty(_)) => true,
+                _ => false,
+            };
+            if !is_shown {
+                continue;
+            }
+            session.output.show(&message, |out| words(out, &message, SystemClock.wall()))?;
+            match &message.message {
+                Some(Told::Change(_)) => left = left.map(|left| left.saturating_sub(1)),
+                Some(Told::Acknowledged(it)) if left == Some(0) && it.is_replica && Some(it.revision) == shown => break,
+                _ => (),
+            }
+        }
+        Ok(Exit::Done)
+    }
+}
+
+fn words(out: &mut dyn Write, message: &proto::WatchResponse, now: Timestamp) -> std::io::Result<()> {
+    match &message.message {
+        Some(Told::Change(change)) => words_of_change(out, change, now),
+        Some(Told::Acknowledged(it)) => words_of_acknowledgement(out, it),
+        Some(Told::StartEmpty(it)) => {
+            let revision = it.position.map_or(0, |position| position.revision);
+            writeln!(out, "{now}  changes were missed, or undone: caches are emptied, and the log goes on at {revision}")
+        }
+        _ => Ok(()),
+    }
+}
+
+fn words_of_change(out: &mut dyn Write, change: &Change, now: Timestamp) -> std::io::Result<()> {
+    let revision = change.position.map_or(0, |position| position.revision);
+    let scope = match (change.mailboxes.len(), change.mail_service.is_empty()) {
+        (_, false) => "all mailboxes of a mail service".to_owned(),
+        (1, true) => "1 mailbox".to_owned(),
+        (count, true) => format!("{count} mailboxes"),
+    };
+    writeln!(out, "{now}  change {revision}: {scope}")?;
+    for ended in &change.ended {
+        let reason = ended.reason().as_str_name().to_lowercase().replace('_', " ");
+        writeln!(out, "    ended: device {}, generation {} ({reason})", ended.device_id, ended.generation)?;
+    }
+    Ok(())
+}
+
+fn words_of_acknowledgement(out: &mut dyn Write, it: &Acknowledged) -> std::io::Result<()> {
+    let took = it.took.and_then(|took| std::time::Duration::try_from(took).ok()).unwrap_or_default();
+    let who = if it.is_replica { "replica" } else { "watcher" };
+    let sessions = match it.closed_sessions {
+        0 => String::new(),
+        1 => ", 1 session closed".to_owned(),
+        count => format!(", {count} sessions closed"),
+    };
+    let (revision, name) = (it.revision, printable(&it.name));
+    writeln!(out, "    {revision} acknowledged by {who} {name} after {:.1} ms{sessions}", took.as_secs_f64() * 1_000.0)
+}
