@@ -174,6 +174,11 @@ impl Feed {
         *self.acknowledged.borrow()
     }
 
+    /// Whether the last sync worked.
+    pub fn is_synced(&self) -> bool {
+        *self.synced.borrow()
+    }
+
     /// How often the database was seen to have gone back in time.
     pub fn rewinds(&self) -> u64 {
         self.rewinds.load(Ordering::Relaxed)

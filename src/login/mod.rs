@@ -178,15 +178,25 @@ impl Login {
         if let Some(entry) = self.cache.get(key) {
             return Ok((entry, false));
         }
-        let load = self.cache.begin_load(key);
-        let read = self.store.read_mailbox(address).await.map_err(no_answer)?;
-        Ok((load.finish(read), true))
+        for _ in 0..MAX_ROUNDS {
+            let (load, applied) = (self.cache.begin_load(key), self.feed.applied());
+            let read = self.store.read_mailbox(address).await.map_err(no_answer)?;
+            if read.revision >= applied {
+                return Ok((load.finish(read), true));
+            }
+            // Older than what was known before it was asked: a database that has gone back in time. The feed has to see to that first.
+            drop(load);
+            self.feed.sync().await.map_err(|_| NoAnswer::StoreUnavailable)?;
+        }
+        Err(NoAnswer::StoreUnavailable)
     }
 
     /// As of which revision a record may be judged by: if it is as new as the login, and no change to the mailbox was applied since it was read. Its own read
     /// is as new as the login; any other needs the lease, or a sync that begins now.
     async fn as_of(&self, entry: &Entry, is_own_read: bool) -> Result<Option<Revision>, NoAnswer> {
-        if !is_own_read && !self.feed.has_lease() {
+        // After an outage an own read is not trusted either: the database may be another one than before, and the feed has to see that first.
+        let is_trusted = self.feed.has_lease() || (is_own_read && self.feed.is_synced());
+        if !is_trusted {
             self.feed.sync().await.map_err(|_| NoAnswer::StoreUnavailable)?;
         }
         let applied = self.feed.applied();

@@ -57,6 +57,48 @@ impl Cluster {
         cluster
     }
 
+    /// A copy of this cluster as it is now, which does not run yet: a standby that follows it once it does, or else what a standby had got by now.
+    pub async fn copy(&self, follows: bool, settings: &[&str]) -> Self {
+        let folder = tempfile::Builder::new().prefix("latchkey-postgres-").tempdir_in("/tmp").expect("a folder in /tmp");
+        if is_root() {
+            run(Command::new("chown").arg("postgres").arg(folder.path()));
+        }
+        let mut backup = as_postgres(&binary("pg_basebackup"));
+        backup.args(["--checkpoint=fast", "--wal-method=stream", "--no-sync", "--host=127.0.0.1", "--username=latchkey"]);
+        backup.arg(format!("--port={}", self.port)).arg("--pgdata").arg(folder.path().join("data"));
+        if follows {
+            backup.arg("--write-recovery-conf");
+        }
+        run(&mut backup);
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port();
+        let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
+        Self { folder, port, guard: None, settings }
+    }
+
+    /// Reads its settings anew.
+    pub fn reload(&self) {
+        run(as_postgres(&binary("pg_ctl")).arg("reload").arg("--silent").arg("--pgdata").arg(self.data()));
+    }
+
+    /// Makes a standby the primary.
+    pub async fn promote(&self) {
+        let client = self.client("postgres").await;
+        client.batch_execute("SELECT pg_promote(true, 60)").await.expect("promoted");
+    }
+
+    /// Ends the server as a power failure does.
+    pub fn kill(&mut self) {
+        if let Some(mut guard) = self.guard.take() {
+            let pid = std::fs::read_to_string(self.data().join("postmaster.pid")).expect("it runs");
+            let pid = pid.lines().next().and_then(|line| line.parse().ok()).expect("a process");
+            // Its children see that it is gone, and end; the guard waits for it.
+            rustix::process::kill_process(rustix::process::Pid::from_raw(pid).expect("a process"), rustix::process::Signal::KILL)
+                .expect("it runs");
+            drop(guard.stdin.take());
+            guard.wait().expect("it ends");
+        }
+    }
+
     pub fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }
@@ -90,6 +132,7 @@ impl Cluster {
             format!("unix_socket_directories={}", self.folder.path().display()),
             "shared_buffers=64MB".to_owned(),
             "max_connections=200".to_owned(),
+            "max_wal_senders=10".to_owned(),
         ];
         server.extend(self.settings.iter().cloned());
         let settings: Vec<String> = server.into_iter().map(|setting| format!("-c{setting}")).collect();
