@@ -365,7 +365,20 @@ impl Feed {
         *self.node.lock().unwrap_or_else(PoisonError::into_inner) = Some(node_id);
         self.watchers.write_sessions_anew();
         self.acknowledged.send_replace(applied);
+        self.warn_of_other_leases(lease).await;
         Ok(Progress::begin(node_id, head))
+    }
+
+    async fn warn_of_other_leases(&self, own: Duration) {
+        let nodes = self.store.nodes().await.unwrap_or_default();
+        let others = nodes.iter().filter(|node| !node.lease.is_zero() && node.lease != own);
+        if let Some(longest) = others.map(|node| node.lease).max().filter(|_| !own.is_zero()) {
+            warn!(
+                own_seconds = own.as_secs_f64(),
+                longest_seconds = longest.max(own).as_secs_f64(),
+                "the replicas' --lease settings differ: revocations wait for the longest"
+            );
+        }
     }
 
     async fn apply(&self, at: &mut Progress, after: Revision, up_to: Revision) -> Result<(), StoreError> {

@@ -233,9 +233,6 @@ impl Board {
 
     /// Goes on without those whose lease has run out.
     pub(super) fn expire(&mut self, now: BootTime) {
-        if self.open.is_empty() && self.departed.is_empty() {
-            return;
-        }
         let mut expired: Vec<(u64, Vec<Revision>)> = vec![];
         for (number, watcher) in &mut self.connected {
             expired.push((*number, watcher.told.expire(now)));

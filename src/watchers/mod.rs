@@ -6,6 +6,8 @@
 mod board;
 pub(crate) mod recent;
 mod sessions;
+#[cfg(test)]
+mod tests;
 pub mod told;
 
 use std::{

@@ -326,6 +326,64 @@ async fn a_revocation_on_one_replica_holds_on_the_others_and_their_watchers() {
     }
 }
 
+/// The longest lease counts, whoever answers the revocation.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_is_dead_is_waited_for_once_and_as_long_as_its_own_lease() {
+    let ground = Ground::new(StoreKind::Postgres).await;
+    let server = ground.start_with(&["--lease", "500ms", "--node-name", "short"]);
+    let other = ground.start_with(&["--lease", "1s", "--node-name", "long"]);
+    assert!(other.log().contains("--lease settings differ"), "{}", other.log());
+    let mut world = World::on(ground, server).await;
+    let (phone, _) = world.add("Phone").await;
+    let (laptop, _) = world.add("Laptop").await;
+    other.kill();
+    let request = proto::DisconnectDeviceRequest {
+        address: ADDRESS.into(),
+        device_id: phone.device_id.clone(),
+        wait: proto::Wait::Not.into(),
+        ..Default::default()
+    };
+    let pending = world.devices.disconnect_device(request).await.expect("revoked").into_inner().revocation.expect("one");
+    assert_eq!(pending.state(), State::Pending);
+    let late: Vec<&str> = pending.unconfirmed.iter().map(|late| late.name.as_str()).collect();
+    assert!(late.contains(&"long"), "{late:?}");
+    let now = latchkey::model::clock::Clock::wall(&SystemClock);
+    let left = pending.effective_by.expect("a time").seconds - now.unix_seconds();
+    assert!((0..=2).contains(&left), "{left}");
+    assert_eq!(world.disconnect(&phone).await.state(), State::Effective);
+    assert!(world.server.log().contains("its row was removed"));
+    let request =
+        proto::DisconnectDeviceRequest { address: ADDRESS.into(), device_id: laptop.device_id.clone(), ..Default::default() };
+    let second = world.devices.disconnect_device(request).await.expect("revoked").into_inner().revocation.expect("one");
+    assert_eq!(second.state(), State::Effective);
+}
+
+/// With the database's hints lost, changes are found by asking.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_missed_when_no_hint_arrives() {
+    let ground = Ground::new(StoreKind::Postgres).await;
+    let server = ground.start_with(&["--lease", "1s"]);
+    let other = ground.start_with(&["--lease", "1s"]);
+    let database = ground.database.as_ref().expect("PostgreSQL").url.clone();
+    let mut world = World::on(ground, server).await;
+    let (client, connection) = tokio_postgres::connect(&database, tokio_postgres::NoTls).await.expect("the server runs");
+    tokio::spawn(connection);
+    let (phone, password) = world.add("Phone").await;
+    let mut logins = other.authorization().await;
+    assert_eq!(logins.authenticate(attempt(ADDRESS, &password)).await.expect("answered").into_inner().reason(), Reason::Ok);
+    // Whoever listens is cut off, again and again, while the revocation is on its way.
+    let cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database() \
+               AND query LIKE '%LISTEN latchkey_change%'";
+    assert!(client.query_one(cut, &[]).await.expect("cut").get::<_, i64>(0) >= 2, "both listened");
+    let revocation = world.disconnect(&phone).await;
+    client.query_one(cut, &[]).await.expect("cut");
+    assert_eq!(revocation.state(), State::Effective);
+    assert_eq!(
+        logins.authenticate(attempt(ADDRESS, &password)).await.expect("answered").into_inner().reason(),
+        Reason::DeviceDisconnected
+    );
+}
+
 /// Until ListDevices shows so many; they are written behind.
 async fn wait_for_sessions(world: &mut World, count: u32) {
     while world.list().await.devices.iter().map(|device| device.live_sessions).sum::<u32>() != count {

@@ -1,0 +1,183 @@
+//! What a replica may say of its watchers, and when.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::*;
+use crate::model::{
+    change::Scope,
+    clock::{Clock, Timestamp},
+};
+
+const LEASE: Duration = Duration::from_secs(10);
+
+/// A clock that a test moves.
+struct Held(AtomicU64);
+
+impl Clock for Held {
+    fn wall(&self) -> Timestamp {
+        Timestamp(i64::try_from(self.0.load(Ordering::Relaxed) / 1_000).unwrap())
+    }
+
+    fn boot(&self) -> BootTime {
+        BootTime(self.0.load(Ordering::Relaxed))
+    }
+}
+
+struct World {
+    clock: Arc<Held>,
+    lease: Arc<Lease>,
+    watchers: Watchers,
+}
+
+impl World {
+    fn new() -> Self {
+        let clock = Arc::new(Held(AtomicU64::new(1_000_000_000_000)));
+        let lease = Arc::new(Lease::default());
+        let watchers = Watchers::new(Arc::clone(&clock) as SharedClock, Arc::clone(&lease), Arc::new(Notify::new()));
+        let world = Self { clock, lease, watchers };
+        world.renew_own();
+        world
+    }
+
+    fn renew_own(&self) {
+        self.lease.grant(self.clock.boot(), self.clock.wall(), LEASE);
+    }
+
+    fn pass(&self, time: Duration) {
+        self.clock.0.fetch_add(u64::try_from(time.as_nanos()).unwrap(), Ordering::Relaxed);
+    }
+
+    fn change(&self, revision: u64) {
+        let nonce = i64::try_from(revision).unwrap() * 10;
+        let change = Change { revision: Revision(revision), nonce, scope: Scope::Mailboxes(vec![]), ended: vec![] };
+        self.watchers.tell(Arc::new(change));
+    }
+
+    fn hello(&self, id: u128, resume: Option<u64>) -> Watch {
+        let resume =
+            resume.map(|revision| Position { revision: Revision(revision), nonce: i64::try_from(revision).unwrap() * 10 });
+        let hello = Hello { name: format!("host-{id}"), id: Uuid::from_u128(id), resume, observes: false };
+        self.watchers.hello(hello).unwrap()
+    }
+
+    /// One that holds a lease.
+    fn host(&self, id: u128) -> Watch {
+        let watch = self.hello(id, None);
+        self.watchers.renew(watch.number, 1).unwrap();
+        watch
+    }
+
+    fn settled(&self, applied: u64) -> u64 {
+        self.watchers.settled(Revision(applied)).0
+    }
+}
+
+fn received(watch: &mut Watch) -> Vec<String> {
+    std::iter::from_fn(|| watch.messages.try_recv().ok()).map(|message| format!("{message:?}")).collect()
+}
+
+#[test]
+fn a_change_is_settled_when_each_watcher_has_said_so() {
+    let world = World::new();
+    let (first, second) = (world.host(1), world.host(2));
+    world.change(1);
+    world.change(2);
+    assert_eq!(world.settled(2), 0);
+    world.watchers.acknowledge(first.number, Revision(2), &[]).unwrap();
+    world.watchers.acknowledge(second.number, Revision(1), &[]).unwrap();
+    assert_eq!(world.settled(2), 1);
+    world.watchers.acknowledge(second.number, Revision(2), &[]).unwrap();
+    assert_eq!(world.settled(2), 2);
+}
+
+#[test]
+fn a_grant_comes_after_the_changes_that_were_applied_before_it_and_is_no_longer_than_the_lease() {
+    let world = World::new();
+    let mut host = world.hello(1, None);
+    world.pass(LEASE / 2);
+    world.change(1);
+    world.watchers.renew(host.number, 7).unwrap();
+    let received = received(&mut host);
+    assert!(received[0].starts_with("Change") && received[1].starts_with("Granted { number: 7"), "{received:?}");
+    let own = world.lease.left(world.clock.boot(), world.clock.wall());
+    assert!(received[1].contains(&format!("lease: {own:?}")), "{received:?}");
+}
+
+#[test]
+fn who_is_gone_is_waited_for_as_long_as_its_lease_and_no_longer() {
+    let world = World::new();
+    let host = world.host(1);
+    world.watchers.goodbye(host.number);
+    world.change(1);
+    assert_eq!(world.settled(1), 0, "it may answer from its cache");
+    assert!(world.watchers.has_leases());
+    world.pass(crate::model::lease::surely_over_elsewhere(LEASE));
+    assert_eq!(world.settled(1), 1);
+    assert!(!world.watchers.has_leases());
+}
+
+#[test]
+fn who_comes_back_with_what_it_has_applied_need_not_be_waited_for_twice() {
+    let world = World::new();
+    let host = world.host(1);
+    world.change(1);
+    world.watchers.acknowledge(host.number, Revision(1), &[]).unwrap();
+    world.watchers.goodbye(host.number);
+    world.change(2);
+    let mut back = world.hello(1, Some(1));
+    assert!(!back.starts_empty);
+    assert_eq!((received(&mut back).len(), world.settled(2)), (1, 1), "it is told, and waited for: its lease goes on");
+    world.watchers.acknowledge(back.number, Revision(2), &[]).unwrap();
+    assert_eq!(world.settled(2), 2);
+}
+
+#[test]
+fn who_comes_back_empty_is_waited_for_as_what_it_was() {
+    let world = World::new();
+    let host = world.host(1);
+    world.watchers.goodbye(host.number);
+    world.change(1);
+    let back = world.hello(1, None);
+    assert!(back.starts_empty);
+    assert_eq!(world.settled(1), 0, "whether it has emptied its cache yet nobody knows");
+}
+
+#[test]
+fn who_reads_nothing_is_cut_off_and_waited_for() {
+    let world = World::new();
+    let mut host = world.host(1);
+    for revision in 1..=QUEUE as u64 + 1 {
+        world.change(revision);
+    }
+    assert_eq!(host.cut_off.try_recv(), Ok(CutOff::TooSlow));
+    assert_eq!(world.watchers.counts().0, 0);
+    assert_eq!(world.settled(QUEUE as u64 + 1), 0);
+    assert_eq!(world.watchers.acknowledge(host.number, Revision(1), &[]), Err(Misstep::CutOff));
+    world.pass(crate::model::lease::surely_over_elsewhere(LEASE));
+    assert_eq!(world.settled(QUEUE as u64 + 1), QUEUE as u64 + 1);
+}
+
+#[test]
+fn when_history_goes_back_nobody_is_settled_before_it_has_begun_anew() {
+    let world = World::new();
+    let mut host = world.host(1);
+    for revision in 1..=3 {
+        world.change(revision);
+    }
+    world.watchers.acknowledge(host.number, Revision(3), &[]).unwrap();
+    world.lease.end();
+    world.watchers.tell_start_empty(Position { revision: Revision(2), nonce: 21 });
+    assert_eq!(world.settled(2), 1);
+    assert!(received(&mut host).last().unwrap().starts_with("StartEmpty"));
+    world.watchers.acknowledge(host.number, Revision(2), &[]).unwrap();
+    assert_eq!(world.settled(2), 2);
+}
+
+#[test]
+fn more_watchers_than_the_limit_are_refused() {
+    let world = World::new();
+    let watches: Vec<_> = (0..MAX_WATCHERS as u128).map(|id| world.hello(id, None)).collect();
+    let hello = Hello { name: "one too many".into(), id: Uuid::from_u128(u128::MAX), resume: None, observes: false };
+    assert_eq!(world.watchers.hello(hello).map(drop).unwrap_err(), Misstep::TooManyWatchers);
+    drop(watches);
+}
