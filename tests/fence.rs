@@ -125,6 +125,7 @@ held_store! {
     join(node: &Node) -> ();
     leave(node_id: NodeId) -> ();
     sync(node_id: NodeId, renewals: u64, acknowledged: Revision, applied: Position) -> Option<Head>;
+    acknowledge(node_id: NodeId, renewals: u64, acknowledged: Revision, applied: Position) -> bool;
     head(applied: Revision) -> Head;
     changes(after: Revision, up_to: Revision, limit: usize) -> Vec<Change>;
     nodes() -> Vec<Node>;

@@ -30,7 +30,7 @@ use crate::{
     cache::mailboxes::MailboxCache,
     model::{
         change::{Position, Revision},
-        clock::{SharedClock, Timestamp},
+        clock::{BootTime, SharedClock, Timestamp},
         id::NodeId,
         lease::Lease,
     },
@@ -190,18 +190,34 @@ impl Feed {
         self.store.listen(Arc::new(move || wake.notify_one()));
         let mut progress = None;
         let mut retry = RETRY[0];
+        let mut renewed: Option<BootTime> = None;
         loop {
+            let began = self.clock.boot();
             let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+            let is_due = renewed.is_none_or(|renewed| began - renewed >= self.settings.lease / 5);
+            // Who waits for want of a lease is served by getting one: a write, which a primary that was replaced can't make.
+            let lacks_lease = !waiting.is_empty() && self.settings.freshness == Freshness::Lease;
+            let why = if is_due || lacks_lease { Why::Renewal } else { Why::Asked };
+            let node = progress.as_ref().map(|progress: &Progress| progress.node_id);
             let turn = self.turn.lock().await;
             if *turn {
                 // Left: whoever waits is told so by its channel.
                 return std::future::pending().await;
             }
-            let outcome = self.sync_once(&mut progress, !waiting.is_empty()).await;
+            let outcome = self.sync_once(&mut progress, why).await;
             drop(turn);
+            match &outcome {
+                Ok(_) if why == Why::Renewal => renewed = Some(began),
+                Ok(_) => (),
+                Err(_) => renewed = None,
+            }
+            // A new row has no lease yet.
+            if progress.as_ref().map(|progress| progress.node_id) != node && node.is_some() {
+                renewed = None;
+            }
             let pause = match &outcome {
                 Ok(Next::Again) => Duration::ZERO,
-                Ok(Next::Rest) => self.rest(),
+                Ok(Next::Rest) => self.rest(renewed),
                 Err(_) => retry,
             };
             if self.synced.send_replace(outcome.is_ok()) != outcome.is_ok() {
@@ -257,30 +273,40 @@ impl Feed {
     }
 
     /// How long to do nothing: until the lease is to be renewed, or a watcher is waited for no longer.
-    fn rest(&self) -> Duration {
-        let renewal = self.settings.lease / 5;
+    fn rest(&self, renewed: Option<BootTime>) -> Duration {
+        let now = self.clock.boot();
+        let since = renewed.map_or(Duration::ZERO, |renewed| now - renewed);
+        let renewal = (self.settings.lease / 5).saturating_sub(since).max(Duration::from_millis(1));
         match self.watchers.next_expiry() {
-            Some(expiry) => (expiry - self.clock.boot()).clamp(Duration::from_millis(1), renewal),
+            Some(expiry) => (expiry - now).clamp(Duration::from_millis(1), renewal),
             None => renewal,
         }
     }
 
-    /// `for_logins`: some wait for it.
-    async fn sync_once(&self, progress: &mut Option<Progress>, for_logins: bool) -> Result<Next, StoreError> {
+    /// One round trip, and what it tells. With [`Why::Renewal`] it writes this process's row, and the lease is renewed; else it only reads, which is
+    /// quicker, and what was acknowledged meanwhile is written without waiting for a disk.
+    async fn sync_once(&self, progress: &mut Option<Progress>, why: Why) -> Result<Next, StoreError> {
         let at = match progress {
             Some(at) => at,
             None => progress.insert(self.join().await?),
         };
+        let before = self.acknowledged();
         let acknowledged = self.acknowledge(at).await?;
         // Before the store is asked: the lease counts from here.
         let (from, wall_from) = (self.clock.boot(), self.clock.wall());
-        let head = match self.settings.freshness {
-            // The row is written now and then all the same, so that nobody takes it for a dead one's.
-            Freshness::Read if for_logins => Some(self.store.head(at.applied.revision).await?),
-            _ => {
+        let head = match why {
+            Why::Renewal => {
                 let head = self.store.sync(at.node_id, at.renewals, acknowledged, at.applied).await?;
                 at.renewals += u64::from(head.is_some());
                 head
+            }
+            Why::Asked => {
+                let is_written = acknowledged == before || {
+                    let is_written = self.store.acknowledge(at.node_id, at.renewals, acknowledged, at.applied).await?;
+                    at.renewals += u64::from(is_written);
+                    is_written
+                };
+                if is_written { Some(self.store.head(at.applied.revision).await?) } else { None }
             }
         };
         let Some(head) = head else {
@@ -304,7 +330,7 @@ impl Feed {
             Step::Rewound => return self.begin_anew(progress).await,
         };
         self.applied.store(at.applied.revision.0, Ordering::Release);
-        if self.settings.freshness == Freshness::Lease {
+        if why == Why::Renewal && self.settings.freshness == Freshness::Lease {
             self.lease.grant(from, wall_from, self.settings.lease);
         }
         Ok(next)
@@ -424,6 +450,15 @@ impl fmt::Debug for Feed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Feed").field("settings", &self.settings).field("applied", &self.applied()).finish_non_exhaustive()
     }
+}
+
+/// Why a sync is made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Why {
+    /// It is time to renew the lease; or, without leases, to show that this process is alive.
+    Renewal,
+    /// Something may have changed, or been acknowledged; or logins want to know.
+    Asked,
 }
 
 enum Next {

@@ -68,8 +68,7 @@ impl Authorization for AuthorizationService {
     async fn watch(&self, request: Request<Streaming<proto::WatchRequest>>) -> Result<Response<Watching>, Status> {
         frontend(&request)?;
         let door = watch::Door { login: Arc::clone(&self.login), feed: Arc::clone(&self.feed), drain: self.drain.clone() };
-        let requests = request.into_inner();
-        Ok(Response::new(Box::pin(answered_by(1, |answers| door.serve(requests, answers)))))
+        Ok(Response::new(Box::pin(door.open(request.into_inner()).await?)))
     }
 
     async fn check_session(

@@ -1,9 +1,18 @@
-//! The door of a watcher: one task for each `Watch` stream. It moves messages between the stream and `watchers/`, and judges sessions that memory can't.
+//! The door of a watcher: what it says is heard by a task, what it is told comes straight from its queue in `watchers/`. Sessions that memory can't judge are judged here.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
-use futures_util::StreamExt;
-use tokio::{sync::mpsc, task::JoinHandle};
+use futures_util::{FutureExt, Stream, StreamExt};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
 use tonic::{Status, Streaming};
 use tracing::{debug, info};
 use uuid::Uuid;
@@ -11,7 +20,6 @@ use uuid::Uuid;
 use super::{
     convert,
     status::{self, invalid, misstep},
-    streaming::Answers,
 };
 use crate::{
     feed::Feed,
@@ -29,7 +37,7 @@ use crate::{
         watch_request::{self, Message as Request},
         watch_response::{self, Message as Response},
     },
-    watchers::{Hello, Message, Opened, Watch, Watchers},
+    watchers::{CutOff, Hello, Message, Opened, Watch, Watchers},
 };
 
 /// For the first message.
@@ -62,23 +70,8 @@ struct Connected {
 }
 
 impl Door {
-    /// Serves a watcher until one of the two ends it.
-    pub(super) async fn serve(self, mut requests: Streaming<proto::WatchRequest>, answers: Answers<proto::WatchResponse>) {
-        let ended = tokio::select! {
-            ended = self.watch(&mut requests, &answers) => ended,
-            // Nobody reads any more.
-            () = answers.closed() => return,
-        };
-        if let Err(status) = ended {
-            let _ = answers.send(Err(status)).await;
-        }
-    }
-
-    async fn watch(
-        &self,
-        requests: &mut Streaming<proto::WatchRequest>,
-        answers: &Answers<proto::WatchResponse>,
-    ) -> Result<(), Status> {
+    /// Lets a watcher in that says hello: what it is told from then on.
+    pub(super) async fn open(self, mut requests: Streaming<proto::WatchRequest>) -> Result<Told, Status> {
         let hello = tokio::time::timeout(HELLO_TIMEOUT, requests.next()).await;
         let Ok(Some(Ok(proto::WatchRequest { message: Some(Request::Hello(hello)) }))) = hello else {
             return Err(invalid(&Invalid::new("hello", "must be the first message, within 10 seconds")));
@@ -86,45 +79,83 @@ impl Door {
         let hello = parse_hello(hello).map_err(|why| invalid(&why))?;
         let name = hello.name.clone();
         let watchers = Arc::clone(self.feed.watchers());
-        let Watch { number, position, starts_empty, mut messages, mut cut_off } = watchers.hello(hello).map_err(misstep)?;
+        let Watch { number, position, starts_empty, messages, cut_off } = watchers.hello(hello).map_err(misstep)?;
         let (doubtful, to_judge) = mpsc::unbounded_channel();
         let judge = tokio::spawn(judge_sessions(Arc::clone(&self.login), Arc::clone(&watchers), number, to_judge));
-        let (feed, login) = (Arc::clone(&self.feed), Arc::clone(&self.login));
-        let watcher = Connected { watchers, number, name, doubtful, judge, feed, login };
+        let watcher = Connected { watchers, number, name, doubtful: doubtful.clone(), judge, feed: self.feed, login: self.login };
         info!(watcher = watcher.name, starts_empty, "a watcher has come");
-        let lease = self.feed.longest_grant();
-        let mut next = Some(Response::Welcome(watch_response::Welcome {
-            replica: self.feed.settings().node_name.clone(),
+        let welcome = Response::Welcome(watch_response::Welcome {
+            replica: watcher.feed.settings().node_name.clone(),
             position: Some(to_position(position)),
             start_empty: starts_empty,
-            lease: Some(convert::duration(lease)),
-        }));
-        let mut is_draining = false;
-        loop {
-            tokio::select! {
-                biased;
-                why = &mut cut_off => return Err(why.map_or_else(|_| status::internal(), status::cut_off)),
-                // One message at a time is on its way; what waits behind it waits in the watcher's bounded queue.
-                place = answers.reserve(), if next.is_some() => match place {
-                    Ok(place) => place.send(Ok(proto::WatchResponse { message: next.take() })),
-                    Err(_) => return Ok(()),
-                },
-                request = requests.next() => match request {
-                    Some(Ok(request)) => watcher.hear(request)?,
-                    // On a drain it is what we asked for.
-                    Some(Err(_)) | None => return if is_draining { Err(status::draining()) } else { Ok(()) },
-                },
-                message = messages.recv(), if next.is_none() => match message {
-                    Some(Message::Judge(sessions)) => watcher.judge(sessions),
-                    Some(message) => next = Some(to_response(message)),
-                    None => return Err(cut_off.try_recv().map_or_else(|_| status::internal(), status::cut_off)),
-                },
-                () = self.drain.started(), if !is_draining && next.is_none() => {
-                    is_draining = true;
-                    next = Some(Response::Draining(watch_response::Draining {}));
-                }
+            lease: Some(convert::duration(watcher.feed.longest_grant())),
+        });
+        let (end, ended) = oneshot::channel();
+        tokio::spawn(async move {
+            let heard = AssertUnwindSafe(listen(watcher, requests, self.drain, cut_off)).catch_unwind().await;
+            // The watcher has gone from the board by now, so its queue ends; this is the last word. It may have hung up.
+            let _ = end.send(heard.unwrap_or_else(|_| Err(status::internal())));
+        });
+        Ok(Told { first: Some(welcome), messages, doubtful, ended: Some(ended) })
+    }
+}
+
+/// Hears a watcher until one of the two ends it; answers the error to end the stream with.
+async fn listen(
+    watcher: Connected,
+    mut requests: Streaming<proto::WatchRequest>,
+    drain: Drain,
+    mut cut_off: oneshot::Receiver<CutOff>,
+) -> Result<(), Status> {
+    let mut is_draining = false;
+    loop {
+        tokio::select! {
+            biased;
+            why = &mut cut_off => return Err(why.map_or_else(|_| status::internal(), status::cut_off)),
+            request = requests.next() => match request {
+                Some(Ok(request)) => watcher.hear(request)?,
+                // On a drain it is what we asked for.
+                Some(Err(_)) | None => return if is_draining { Err(status::draining()) } else { Ok(()) },
+            },
+            () = drain.started(), if !is_draining => {
+                is_draining = true;
+                watcher.watchers.drain(watcher.number);
             }
         }
+    }
+}
+
+/// What a watcher is told: its queue, straight, and why it ended.
+pub(super) struct Told {
+    first: Option<Response>,
+    messages: mpsc::Receiver<Message>,
+    doubtful: mpsc::UnboundedSender<Sessions>,
+    ended: Option<oneshot::Receiver<Result<(), Status>>>,
+}
+
+impl Stream for Told {
+    type Item = Result<proto::WatchResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(Ok(proto::WatchResponse { message: Some(first) })));
+        }
+        loop {
+            match ready!(self.messages.poll_recv(context)) {
+                Some(Message::Judge(sessions)) => {
+                    // Its task ends with the watcher.
+                    let _ = self.doubtful.send(sessions);
+                }
+                Some(message) => return Poll::Ready(Some(Ok(proto::WatchResponse { message: Some(to_response(message)) }))),
+                None => break,
+            }
+        }
+        let Some(ended) = &mut self.ended else {
+            return Poll::Ready(None);
+        };
+        let ended = ready!(Pin::new(ended).poll(context));
+        self.ended = None;
+        Poll::Ready(ended.unwrap_or_else(|_| Err(status::internal())).err().map(Err))
     }
 }
 
@@ -241,6 +272,7 @@ fn to_response(message: Message) -> Response {
         Message::Close { numbers, reason } => {
             Response::CloseSessions(watch_response::CloseSessions { numbers, reason: convert::reason(reason).into() })
         }
+        Message::Draining => Response::Draining(watch_response::Draining {}),
         // Judged here; see the caller.
         Message::Judge(_) => Response::CloseSessions(watch_response::CloseSessions::default()),
         Message::Acknowledged(it) => Response::Acknowledged(watch_response::Acknowledged {

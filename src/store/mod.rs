@@ -111,6 +111,9 @@ pub trait Store: Send + Sync + 'static {
     /// One round trip: writes what was acknowledged if the row's counter is still `renewals` and the log is still the history that holds `applied`, and
     /// tells the log's head. `None`, and nothing written: the row is gone, somebody else counted it up, or the history is another.
     async fn sync(&self, node_id: NodeId, renewals: u64, acknowledged: Revision, applied: Position) -> Result<Option<Head>>;
+    /// Writes what was acknowledged, on the same conditions as [`Self::sync`]. It renews no lease, so nothing is lost if a crash of the database undoes it,
+    /// and it need not be waited for on any disk. Whether it was written.
+    async fn acknowledge(&self, node_id: NodeId, renewals: u64, acknowledged: Revision, applied: Position) -> Result<bool>;
     /// The log's head, without writing anything.
     async fn head(&self, applied: Revision) -> Result<Head>;
     /// At most `limit` rows of the log after `revision`, in order, up to `up_to`.

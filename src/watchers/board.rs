@@ -27,6 +27,8 @@ pub(super) struct Board {
     /// Cut off or gone, and perhaps not over yet.
     pub(super) departed: Vec<Departed>,
     pub(super) sessions: Sessions,
+    /// How many of those connected observe.
+    pub(super) observers: usize,
     /// Changes that some watcher has not acknowledged.
     pub(super) open: BTreeMap<Revision, OpenChange>,
     /// When the newest changes were applied: for observers.
@@ -70,6 +72,7 @@ impl Board {
             connected: HashMap::new(),
             departed: vec![],
             sessions: Sessions::default(),
+            observers: 0,
             open: BTreeMap::new(),
             applied: VecDeque::new(),
             closings: vec![],
@@ -192,7 +195,8 @@ impl Board {
     }
 
     pub(super) fn depart(&mut self, number: u64) {
-        if let Some(Watcher { name, id, told, .. }) = self.connected.remove(&number) {
+        if let Some(Watcher { name, id, told, observes, .. }) = self.connected.remove(&number) {
+            self.observers -= usize::from(observes);
             self.departed.push(Departed { number, id, name, told });
         }
     }
@@ -258,6 +262,9 @@ impl Board {
     }
 
     pub(super) fn observed(&mut self, message: &Acknowledged) {
+        if self.observers == 0 {
+            return;
+        }
         let observers: Vec<u64> = self.connected.iter().filter(|(_, it)| it.observes).map(|(number, _)| *number).collect();
         for number in observers {
             self.send(number, Message::Acknowledged(message.clone()));

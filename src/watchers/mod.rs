@@ -60,6 +60,8 @@ pub enum Message {
     /// Not for the watcher: its door is to judge these sessions anew, and close those that are not good any more.
     Judge(Vec<(u64, Session)>),
     Acknowledged(Acknowledged),
+    /// This process stops.
+    Draining,
 }
 
 /// Somebody has acknowledged a change: for who observes.
@@ -204,7 +206,7 @@ impl Watchers {
     }
 
     pub fn is_observed(&self) -> bool {
-        self.lock().connected.values().any(|watcher| watcher.observes)
+        self.lock().observers > 0
     }
 
     /// Watchers, and their sessions.
@@ -242,6 +244,7 @@ impl Watchers {
         };
         let watcher =
             Watcher { name: hello.name, id: hello.id, observes: hello.observes, told, sessions: 0, queue, cut_off: Some(cut) };
+        board.observers += usize::from(hello.observes);
         board.connected.insert(number, watcher);
         for change in missed.into_iter().flatten() {
             board.tell_one(number, change.revision, now, false, Message::Change(change));
@@ -250,6 +253,11 @@ impl Watchers {
             board.come_back(departed, position.revision, starts_empty, now);
         }
         Ok(Watch { number, position, starts_empty, messages, cut_off })
+    }
+
+    /// Tells a watcher that this process stops.
+    pub fn drain(&self, number: u64) {
+        self.lock().send(number, Message::Draining);
     }
 
     /// The stream has ended: the watcher is waited for until its lease has run out.

@@ -12,7 +12,8 @@ use tracing::debug;
 use super::connection;
 use crate::store::Hint;
 
-const NOTIFY: &str = "/* hint */ NOTIFY latchkey_change";
+/// Waits for no disk: a hint that is lost is found by asking.
+const NOTIFY: &str = "/* hint */ SELECT set_config('synchronous_commit', 'off', true), pg_notify('latchkey_change', '')";
 const LISTEN: &str = "/* hint */ LISTEN latchkey_change";
 /// After a connection that broke: at first, and at most.
 const RETRY: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(2)];

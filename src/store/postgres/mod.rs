@@ -159,6 +159,12 @@ impl Store for PostgresStore {
         upkeep::to_head(self.write_one(upkeep::SYNC, &parameters).await?)
     }
 
+    async fn acknowledge(&self, node_id: NodeId, renewals: u64, acknowledged: Revision, applied: Position) -> Result<bool> {
+        let Position { revision, nonce } = applied;
+        let parameters = [node_id.into(), upkeep::renewals(renewals), acknowledged.into(), revision.into(), nonce.into()];
+        Ok(!self.write_one(upkeep::ACKNOWLEDGE, &parameters).await?.is_empty())
+    }
+
     async fn head(&self, applied: Revision) -> Result<Head> {
         let head = upkeep::to_head(self.read_one(upkeep::HEAD, &[applied.into()]).await?)?;
         head.ok_or_else(|| super::sql::columns::corrupt("the log's head"))

@@ -37,6 +37,11 @@ pub(in crate::store) const SYNC: &str = "/* sync */ UPDATE node SET applied = $3
     RETURNING (SELECT revision FROM change_head WHERE id = 1), \
     (SELECT nonce FROM change_log WHERE revision = (SELECT revision FROM change_head WHERE id = 1)), \
     (SELECT trimmed FROM change_head WHERE id = 1), (SELECT nonce FROM change_log WHERE revision = $4)";
+/// As [`SYNC`], but its commit waits for no disk and no standby.
+pub(in crate::store) const ACKNOWLEDGE: &str = "/* acknowledge */ UPDATE node SET applied = $3, renewals = renewals + 1 \
+    WHERE node_id = $1 AND renewals = $2 AND (SELECT revision FROM change_head WHERE id = 1) >= $4 \
+    AND COALESCE((SELECT nonce FROM change_log WHERE revision = $4), $5) = $5 \
+    AND (SELECT set_config('synchronous_commit', 'off', true)) IS NOT NULL RETURNING renewals";
 pub(in crate::store) const HEAD: &str = "/* head */ SELECT revision, \
     (SELECT nonce FROM change_log WHERE revision = change_head.revision), trimmed, \
     (SELECT nonce FROM change_log WHERE revision = $1) FROM change_head WHERE id = 1";
