@@ -2,7 +2,7 @@
 
 /// A rule of the protocol (DESIGN.md §6). Each stands where the model wires the crate's parts together, and each is there because without it a login is allowed that must not be.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Rule {
+pub(crate) enum Rule {
     /// A record that was read before a change to its mailbox was applied does not get into the cache after it.
     Fence,
     /// A record that was read before the cache jumped ahead does not get in afterwards.
@@ -35,6 +35,8 @@ pub enum Rule {
     WatcherFence,
     /// Who begins empty acknowledges nothing before its watchers have begun empty too.
     StartEmptyHoldsAllBack,
+    /// Watchers of a history that is gone are cut off: what they acknowledge on their streams is of that history, though its revision may be one of the new one.
+    NewHistoryNewStream,
     /// A call that finds the device gone waits as the first one does.
     RepeatedCallWaits,
     /// A revocation waits for the lease's length and one part in a hundred.

@@ -13,65 +13,65 @@ use latchkey::{
 
 /// A row of the change log.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct Row {
-    pub nonce: i64,
+pub(crate) struct Row {
+    pub(crate) nonce: i64,
     /// Ends the one password that this is about; else it concerns another mailbox.
-    pub ends: bool,
+    pub(crate) ends: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct Store {
+pub(crate) struct Store {
     /// The first has revision 1.
-    pub log: Vec<Row>,
-    pub trimmed: u64,
-    pub nodes: Vec<Node>,
+    pub(crate) log: Vec<Row>,
+    pub(crate) trimmed: u64,
+    pub(crate) nodes: Vec<Node>,
     /// When each row moved last: only kept for the rule that nobody is to look at it.
-    pub moved: Vec<(NodeId, u32)>,
+    pub(crate) moved: Vec<(NodeId, u32)>,
 }
 
 /// A sync on its way.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct Request {
-    pub node_id: NodeId,
-    pub renewals: u64,
-    pub acknowledged: Revision,
-    pub applied: Position,
+pub(crate) struct Request {
+    pub(crate) node_id: NodeId,
+    pub(crate) renewals: u64,
+    pub(crate) acknowledged: Revision,
+    pub(crate) applied: Position,
     /// Whether somebody still waits for the answer.
-    pub is_awaited: bool,
-    pub stage: Stage,
+    pub(crate) is_awaited: bool,
+    pub(crate) stage: Stage,
 }
 
 /// A statement takes time: what it reads is as of its beginning, what it writes others see at its end. Meanwhile it holds its row.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub enum Stage {
+pub(crate) enum Stage {
     Sent,
     Begun(Option<Head>),
 }
 
 impl Store {
-    pub fn begin() -> Self {
+    pub(crate) fn begin() -> Self {
         Self { log: vec![Row { nonce: 1, ends: false }], trimmed: 0, nodes: vec![], moved: vec![] }
     }
 
-    pub fn revision(&self) -> Revision {
+    pub(crate) fn revision(&self) -> Revision {
         Revision(self.log.len() as u64)
     }
 
-    pub fn position(&self) -> Position {
+    pub(crate) fn position(&self) -> Position {
         Position { revision: self.revision(), nonce: self.row(self.revision()).map_or(0, |row| row.nonce) }
     }
 
     /// The password's end is in the log.
-    pub fn is_revoked(&self) -> bool {
+    pub(crate) fn is_revoked(&self) -> bool {
         self.log.iter().any(|row| row.ends)
     }
 
-    pub fn row(&self, revision: Revision) -> Option<&Row> {
+    pub(crate) fn row(&self, revision: Revision) -> Option<&Row> {
         let at = usize::try_from(revision.0.checked_sub(1)?).ok()?;
         self.log.get(at).filter(|_| revision.0 > self.trimmed)
     }
 
-    pub fn head(&self, applied: Revision) -> Head {
+    pub(crate) fn head(&self, applied: Revision) -> Head {
         Head {
             revision: self.revision(),
             nonce: self.position().nonce,
@@ -80,23 +80,23 @@ impl Store {
         }
     }
 
-    pub fn append(&mut self, row: Row) -> Revision {
+    pub(crate) fn append(&mut self, row: Row) -> Revision {
         self.log.push(row);
         self.revision()
     }
 
-    pub fn join(&mut self, progress: &Progress, acknowledged: Revision, lease: Duration) {
+    pub(crate) fn join(&mut self, progress: &Progress, acknowledged: Revision, lease: Duration) {
         let node_id = progress.node_id;
         self.nodes.push(Node { node_id, name: String::new(), lease, applied: acknowledged, renewals: 0 });
     }
 
-    pub fn leave(&mut self, node_id: NodeId) {
+    pub(crate) fn leave(&mut self, node_id: NodeId) {
         self.nodes.retain(|node| node.node_id != node_id);
         self.moved.retain(|(node, _)| *node != node_id);
     }
 
     /// The compare-and-swap of the SYNC statement, and the head as of this moment. `None`: no row was touched.
-    pub fn begin_sync(&self, request: &Request, counts_in_any_history: bool) -> Option<Head> {
+    pub(crate) fn begin_sync(&self, request: &Request, counts_in_any_history: bool) -> Option<Head> {
         let head = self.head(request.applied.revision);
         let is_there = self.nodes.iter().any(|node| node.node_id == request.node_id && node.renewals == request.renewals);
         let is_same_history =
@@ -105,7 +105,7 @@ impl Store {
     }
 
     /// What the statement wrote is seen.
-    pub fn end_sync(&mut self, request: &Request, moved: Option<u32>) {
+    pub(crate) fn end_sync(&mut self, request: &Request, moved: Option<u32>) {
         for node in self.nodes.iter_mut().filter(|node| node.node_id == request.node_id) {
             node.renewals += 1;
             node.applied = request.acknowledged;
@@ -116,7 +116,7 @@ impl Store {
         }
     }
 
-    pub fn remove(&mut self, node_id: NodeId, renewals: Option<u64>) {
+    pub(crate) fn remove(&mut self, node_id: NodeId, renewals: Option<u64>) {
         if self.nodes.iter().any(|node| node.node_id == node_id && renewals.is_none_or(|it| it == node.renewals)) {
             self.leave(node_id);
         }
