@@ -24,7 +24,7 @@ use stateright::{Checker, HasDiscoveries, Model};
 use revoker::Kind;
 use rules::Rule;
 use steps::PROMISE;
-use world::{COARSE, Limits, TRUE, WORST, World};
+use world::{COARSE, FINE, Limits, WORST, World};
 
 /// One replica that serves logins, and a revocation.
 fn leases() -> World {
@@ -95,8 +95,8 @@ fn begun_anew() -> World {
 
 /// Clocks that are wrong in every way within the bound.
 fn drifting() -> World {
-    let rates = [990, 1_000, 1_010];
-    let all = rates.iter().flat_map(|a| rates.iter().flat_map(move |b| rates.iter().map(move |c| [*a, 1_000, *b, *c])));
+    const RATES: [u16; 3] = [990, 1_000, 1_010];
+    let all = RATES.iter().flat_map(|a| RATES.iter().flat_map(move |b| RATES.iter().map(move |c| [*a, 1_000, *b, *c])));
     World {
         has_watcher: true,
         logins: false,
