@@ -13,7 +13,6 @@ pub(crate) enum Login {
     Idle,
     /// The store has answered a read for it; it is not told yet.
     Read {
-        revision: Revision,
         is_overtaken: bool,
         who: Asker,
     },
@@ -27,7 +26,6 @@ pub(crate) enum Login {
     Waiting {
         is_shared: bool,
         is_current: bool,
-        revision: Revision,
         who: Asker,
     },
     /// Only with a rule taken out: authority was judged, argon2 still runs.
@@ -47,17 +45,19 @@ pub(crate) struct Asker {
 }
 
 impl Login {
-    /// A change was applied to the mailbox.
-    pub(crate) fn overtake(&mut self) {
+    /// A change was applied to the mailbox, or the cache emptied.
+    pub(crate) fn overtake(&mut self, is_of_before: impl Fn(Revision) -> bool) {
         if let Self::Read { is_overtaken, .. } = self {
             *is_overtaken = true;
         }
-        self.end_held();
+        self.end_held(is_of_before);
     }
 
     /// The record in its hands is not current any more.
-    pub(crate) fn end_held(&mut self) {
-        if let Self::Held { is_current, .. } | Self::Waiting { is_current, .. } = self {
+    pub(crate) fn end_held(&mut self, is_of_before: impl Fn(Revision) -> bool) {
+        if let Self::Held { is_current, who, .. } | Self::Waiting { is_current, who, .. } = self
+            && is_of_before(who.revision)
+        {
             *is_current = false;
         }
     }
@@ -86,7 +86,7 @@ impl World {
             Some(revision) => self.hold(state, it, false, true, Asker { is_late, is_watcher, revision }),
             None => {
                 let who = Asker { is_late, is_watcher, revision };
-                state.replicas[it].login = Login::Read { revision, is_overtaken: false, who };
+                state.replicas[it].login = Login::Read { is_overtaken: false, who };
             }
         }
     }
@@ -94,10 +94,10 @@ impl World {
     /// The answer comes, and goes into the cache, unless the fence holds it off.
     pub(crate) fn finish_read(&self, state: &mut State, it: usize) {
         let replica = &mut state.replicas[it];
-        if let Login::Read { revision, is_overtaken, who } = replica.login {
-            let is_current = !(is_overtaken && self.holds(Rule::Fence)) && revision >= replica.floor;
+        if let Login::Read { is_overtaken, who } = replica.login {
+            let is_current = !(is_overtaken && self.holds(Rule::Fence)) && who.revision >= replica.floor;
             if is_current {
-                replica.cache = Some(revision);
+                replica.cache = Some(who.revision);
             }
             self.hold(state, it, true, is_current, who);
         }
@@ -122,7 +122,7 @@ impl World {
                     let is_under_way =
                         matches!(state.replicas[it].feed, Feed::Asked { .. } | Feed::Answered { .. } | Feed::Applying { .. });
                     let is_shared = is_under_way && !self.holds(Rule::SyncBegunAfterTheLogin);
-                    state.replicas[it].login = Login::Waiting { is_shared, is_current, revision: who.revision, who };
+                    state.replicas[it].login = Login::Waiting { is_shared, is_current, who };
                 }
             }
             Login::Judged { who } => self.answer(state, it, true, who),

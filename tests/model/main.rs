@@ -24,7 +24,7 @@ use stateright::{Checker, HasDiscoveries, Model};
 use revoker::Kind;
 use rules::Rule;
 use steps::PROMISE;
-use world::{COARSE, FINE, Limits, WORST, World};
+use world::{COARSE, Clocks, FINE, Limits, WORST, World};
 
 /// One replica that serves logins, and a revocation.
 fn leases() -> World {
@@ -37,6 +37,8 @@ fn leases() -> World {
         is_warm: true,
         hashed: false,
         logins: true,
+        asks: false,
+        reads: false,
         syncs: 3,
         joins: 1,
         revokers: &[Kind::Revokes],
@@ -63,12 +65,7 @@ fn repeated() -> World {
 
 /// A log that is trimmed while a replica is behind.
 fn trimmed() -> World {
-    World {
-        slow_statements: false,
-        limits: Limits { others: 1, trims: 1, given_up: 1, ..Limits::default() },
-        joins: 2,
-        ..leases()
-    }
+    World { slow_statements: false, limits: Limits { others: 1, trims: 1, ..Limits::default() }, syncs: 2, ..leases() }
 }
 
 /// Two changes, each of which is waited for, and a replica that may look dead.
@@ -76,6 +73,7 @@ fn dead_rows() -> World {
     World {
         revokers: &[Kind::Revokes, Kind::Other],
         slow_statements: false,
+        logins: false,
         joins: 2,
         end: 20_800,
         limits: Limits::default(),
@@ -85,46 +83,93 @@ fn dead_rows() -> World {
 
 /// A replica and its watcher.
 fn watched() -> World {
-    World { has_watcher: true, logins: false, slow_statements: false, syncs: 2, limits: Limits::default(), ..leases() }
+    World {
+        has_watcher: true,
+        logins: false,
+        asks: true,
+        slow_statements: false,
+        syncs: 2,
+        limits: Limits { renewals: 1, ..Limits::default() },
+        ..leases()
+    }
 }
 
-/// A watcher whose replica begins anew, since it knows less of its row than the row says, or was overtaken by the log's trimming.
+/// A watcher that is cut off, and comes again, to any of two replicas.
+fn cut_off() -> World {
+    World { replicas: 2, joins: 2, asks: false, limits: Limits { renewals: 1, cuts: 1, ..Limits::default() }, ..watched() }
+}
+
+/// A watcher whose replica begins anew, since it knows less of its row than the row says.
 fn begun_anew() -> World {
-    World { limits: Limits { given_up: 1, others: 1, trims: 1, ..Limits::default() }, joins: 2, end: 10_400, ..watched() }
+    World {
+        limits: Limits { given_up: 1, others: 1, renewals: 1, ..Limits::default() },
+        joins: 2,
+        asks: false,
+        syncs: 3,
+        end: 10_400,
+        ..watched()
+    }
+}
+
+/// A watcher whose replica is overtaken by the log's trimming.
+fn trimmed_watched() -> World {
+    World { limits: Limits { others: 1, trims: 1, renewals: 1, ..Limits::default() }, asks: false, end: 10_400, ..watched() }
 }
 
 /// Clocks that are wrong in every way within the bound.
 fn drifting() -> World {
-    const RATES: [u16; 3] = [990, 1_000, 1_010];
-    let all = RATES.iter().flat_map(|a| RATES.iter().flat_map(move |b| RATES.iter().map(move |c| [*a, 1_000, *b, *c])));
     World {
-        has_watcher: true,
-        logins: false,
-        clocks: all.collect(),
+        clocks: in_all_ways(|a, b| [a, 1_000, 1_000, b]),
         steps: FINE,
         end: 20_500,
         slow_statements: false,
-        syncs: 1,
+        logins: false,
+        syncs: 2,
         limits: Limits { jolts: 1, ..Limits::default() },
         ..leases()
     }
+}
+
+/// The same, of a replica and its watcher, while the revoker's is the fast one.
+fn drifting_watched() -> World {
+    World { clocks: in_all_ways(|a, b| [a, 1_000, b, 1_010]), steps: FINE, end: 10_250, asks: false, ..watched() }
+}
+
+fn in_all_ways(clocks: impl Fn(u16, u16) -> Clocks) -> Vec<Clocks> {
+    const RATES: [u16; 3] = [990, 1_000, 1_010];
+    RATES.iter().flat_map(|a| RATES.map(|b| clocks(*a, b))).collect()
 }
 
 /// A database that goes on as its standby, which lacks changes that the replica has seen.
 fn rewound() -> World {
     World {
         slow_statements: false,
-        logins: false,
         joins: 2,
-        end: 10_400,
-        limits: Limits { others: 3, failovers: 1, ..Limits::default() },
+        end: 5_200,
+        limits: Limits { others: 2, failovers: 1, ..Limits::default() },
         ..leases()
     }
 }
 
+/// The same, with a sync that reaches the database late.
+fn rewound_late() -> World {
+    World { logins: false, limits: Limits { given_up: 1, ..rewound().limits }, ..rewound() }
+}
+
 /// The same, with a watcher.
 fn rewound_watched() -> World {
-    World { has_watcher: true, limits: Limits { others: 1, failovers: 1, ..Limits::default() }, end: 5_200, ..rewound() }
+    World {
+        has_watcher: true,
+        logins: false,
+        asks: true,
+        limits: Limits { others: 1, failovers: 1, ..Limits::default() },
+        ..rewound()
+    }
+}
+
+/// The same, with `--freshness read`.
+fn rewound_reading() -> World {
+    World { reads: true, end: 0, ..rewound() }
 }
 
 /// Two replicas, of which one may die.
@@ -132,9 +177,9 @@ fn two() -> World {
     World {
         replicas: 2,
         joins: 2,
-        syncs: 1,
         slow_statements: false,
         logins: false,
+        syncs: 2,
         limits: Limits { crashes: 1, ..Limits::default() },
         ..leases()
     }
@@ -281,6 +326,11 @@ fn without_its_own_fence_a_watcher_caches_what_was_ended_meanwhile() {
 }
 
 #[test]
+fn a_watcher_that_is_cut_off_holds() {
+    holds(&cut_off());
+}
+
+#[test]
 fn beginning_anew_holds() {
     holds(&begun_anew());
 }
@@ -288,6 +338,16 @@ fn beginning_anew_holds() {
 #[test]
 fn who_begins_anew_must_not_acknowledge_what_its_watchers_were_not_told() {
     breaks(&begun_anew(), Rule::StartEmptyHoldsAllBack);
+}
+
+#[test]
+fn jumping_ahead_holds_for_watchers_too() {
+    holds(&trimmed_watched());
+}
+
+#[test]
+fn who_jumps_ahead_must_not_acknowledge_what_its_watchers_were_not_told() {
+    breaks(&trimmed_watched(), Rule::StartEmptyHoldsAllBack);
 }
 
 #[test]
@@ -306,8 +366,13 @@ fn without_the_last_quarter_of_a_second_a_clock_that_jumps_stops_waiting_too_soo
 }
 
 #[test]
+fn a_watchers_clock_within_the_bound_holds() {
+    holds(&drifting_watched());
+}
+
+#[test]
 fn a_watcher_on_a_slow_clock_outlives_a_replica_that_waits_no_longer_than_its_lease() {
-    breaks(&drifting(), Rule::WatcherDrift);
+    breaks(&drifting_watched(), Rule::WatcherDrift);
 }
 
 #[test]
@@ -316,23 +381,28 @@ fn a_rewound_history_holds() {
 }
 
 #[test]
-fn without_nonces_a_revision_used_again_passes_for_the_first() {
-    breaks(&rewound(), Rule::Nonce);
-}
-
-#[test]
-fn an_acknowledgement_of_a_lost_history_passes_for_one_of_the_new() {
-    breaks(&rewound(), Rule::AcknowledgedHistory);
-}
-
-#[test]
 fn what_a_process_knows_of_itself_may_be_of_a_lost_history() {
     breaks(&rewound(), Rule::OwnHistory);
 }
 
 #[test]
-fn rows_of_a_new_history_applied_on_top_of_a_lost_one_hide_what_was_missed() {
-    breaks(&rewound(), Rule::AppliedHistory);
+fn a_record_read_at_a_revision_of_a_lost_history_survives_the_change_of_the_new_one() {
+    breaks(&rewound(), Rule::AnyRevisionEnds);
+}
+
+#[test]
+fn a_rewound_history_holds_when_a_sync_is_late() {
+    holds(&rewound_late());
+}
+
+#[test]
+fn an_acknowledgement_of_a_lost_history_passes_for_one_of_the_new() {
+    breaks(&rewound_late(), Rule::AcknowledgedHistory);
+}
+
+#[test]
+fn without_nonces_a_revision_used_again_passes_for_the_first() {
+    breaks(&rewound_late(), Rule::Nonce);
 }
 
 #[test]
@@ -343,6 +413,31 @@ fn a_rewound_history_holds_for_watchers_too() {
 #[test]
 fn a_watchers_acknowledgement_of_a_lost_history_passes_for_one_of_the_new() {
     breaks(&rewound_watched(), Rule::NewHistoryNewStream);
+}
+
+#[test]
+fn an_answer_of_a_lost_history_survives_the_change_of_the_new_one_at_a_watcher() {
+    breaks(&rewound_watched(), Rule::AnyRevisionEnds);
+}
+
+#[test]
+fn a_rewound_history_holds_without_leases() {
+    holds(&rewound_reading());
+}
+
+#[test]
+fn without_nonces_and_leases_a_revision_used_again_passes_for_the_first() {
+    breaks(&rewound_reading(), Rule::Nonce);
+}
+
+#[test]
+fn rows_of_a_new_history_applied_on_top_of_a_lost_one_hide_what_was_missed() {
+    breaks(&rewound_reading(), Rule::AppliedHistory);
+}
+
+#[test]
+fn without_leases_a_sync_that_began_before_the_login_may_know_less_than_it() {
+    breaks(&rewound_reading(), Rule::SyncBegunAfterTheLogin);
 }
 
 #[test]

@@ -87,17 +87,22 @@ impl Replica {
         }
     }
 
-    /// Drops the record, as `MailboxCache::apply` does: also from the hands of the login under way.
-    fn drop_record(&mut self) {
-        self.cache = None;
-        self.login.overtake();
+    /// A change has ended the record, in the cache and in the hands of the login under way: `MailboxCache::apply`.
+    fn end_record(&mut self, is_of_before: impl Fn(Revision) -> bool) {
+        self.cache = self.cache.filter(|revision| !is_of_before(*revision));
+        self.login.overtake(is_of_before);
     }
 
-    /// `MailboxCache::clear`. (There it also overtakes reads under way; the floor alone is enough.)
-    fn clear(&mut self, floor: Revision) {
-        self.floor = floor;
+    /// `MailboxCache::clear`: all that is held ends, and what is being read does not get in, by its mark or by the floor.
+    fn clear(&mut self, floor: Option<Revision>) {
         self.cache = None;
-        self.login.end_held();
+        match floor {
+            Some(floor) => {
+                self.floor = floor;
+                self.login.overtake(|_| true);
+            }
+            None => self.login.end_held(|_| true),
+        }
     }
 }
 
@@ -105,12 +110,12 @@ impl World {
     /// Has joined, synced and read the record a moment ago.
     pub(crate) fn begin_warm(&self, state: &mut State, it: usize) {
         let progress = Progress::begin(state.fresh_id(), state.store.position());
-        state.store.join(&progress, progress.applied.revision, LEASE);
+        state.store.join(&progress, progress.applied.revision, self.lease());
         let now = state.clock(Who::Replica(it));
         let replica = &mut state.replicas[it];
         replica.progress = Some(progress);
         replica.feed = Feed::Idle;
-        replica.lease_end = now + lease::held(LEASE);
+        replica.lease_end = now + lease::held(self.lease());
         replica.cache = Some(state.store.revision());
     }
 
@@ -125,7 +130,7 @@ impl World {
                 self.cut(state);
             }
             state.replicas[it].feed = Feed::Joining { before, head, from };
-            state.replicas[it].clear(if self.holds(Rule::Floor) { head.revision } else { Revision::default() });
+            state.replicas[it].clear(self.holds(Rule::Floor).then_some(head.revision));
             self.tell_start_empty(state, it, head.revision);
         }
     }
@@ -137,11 +142,11 @@ impl World {
         };
         let progress = Progress::begin(state.fresh_id(), head);
         let settled = self.settled(state, it, head.revision);
-        state.store.join(&progress, settled, LEASE);
+        state.store.join(&progress, settled, self.lease());
         let replica = &mut state.replicas[it];
         replica.progress = Some(progress);
         replica.feed = before.map_or(Feed::Idle, |before| Feed::Leaving { before });
-        if !self.holds(Rule::RowBeforeLease) {
+        if !self.holds(Rule::RowBeforeLease) && !self.reads {
             replica.lease_end = from + lease::held(LEASE);
         }
     }
@@ -174,7 +179,7 @@ impl World {
     /// The store has done what was asked; the answer goes to who still waits for it.
     pub(crate) fn end_request(&self, state: &mut State, it: usize, at: usize, head: Option<Head>) {
         let request = state.replicas[it].requests.remove(at);
-        if head.is_some() {
+        if head.is_some() && !self.reads {
             let moved = (!self.holds(Rule::NoRowLooksExpired)).then_some(state.now);
             state.store.end_sync(&request, moved);
         }
@@ -196,7 +201,7 @@ impl World {
         let Some(mut head) = head else {
             return Self::begin_anew(replica);
         };
-        progress.renewals += 1;
+        progress.renewals += u64::from(!self.reads);
         if !self.holds(Rule::Nonce) && head.revision >= progress.applied.revision {
             head.applied_nonce = head.applied_nonce.map(|_| progress.applied.nonce);
         }
@@ -204,14 +209,14 @@ impl World {
             Step::UpToDate => self.synced(state, it, from),
             Step::Read { .. } => {
                 if !self.holds(Rule::ApplyBeforeLease) {
-                    replica.lease_end = from + lease::held(LEASE);
+                    replica.lease_end = from + lease::held(self.lease());
                 }
                 replica.feed = Feed::Applying { from, up_to: Position { revision: head.revision, nonce: head.nonce } };
             }
             Step::Jump { to } => {
                 replica.lease_end = BootTime::default();
                 progress.jump(to);
-                replica.clear(if self.holds(Rule::Floor) { to.revision } else { Revision::default() });
+                replica.clear(self.holds(Rule::Floor).then_some(to.revision));
                 self.tell_start_empty(state, it, to.revision);
                 self.synced(state, it, from);
             }
@@ -247,7 +252,7 @@ impl World {
         }
         let applied = progress.applied;
         if row.ends && self.holds(Rule::ApplyBeforeAcknowledgement) {
-            replica.drop_record();
+            replica.end_record(|read| read < next || self.holds(Rule::AnyRevisionEnds));
         }
         replica.is_drop_due = row.ends && !self.holds(Rule::ApplyBeforeAcknowledgement);
         self.tell(state, it, next, row.ends);
@@ -267,13 +272,13 @@ impl World {
     /// Only with a rule taken out: the cache hears of a change that is acknowledged already.
     pub(crate) fn drop_late(&self, state: &mut State, it: usize) {
         state.replicas[it].is_drop_due = false;
-        state.replicas[it].drop_record();
+        state.replicas[it].end_record(|_| true);
     }
 
     fn synced(&self, state: &mut State, it: usize, from: BootTime) {
         let replica = &mut state.replicas[it];
         replica.feed = Feed::Idle;
-        replica.lease_end = from + lease::held(LEASE);
+        replica.lease_end = from + lease::held(self.lease());
         self.sync_done(state, it);
     }
 

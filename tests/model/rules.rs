@@ -5,7 +5,7 @@
 pub(crate) enum Rule {
     /// A record that was read before a change to its mailbox was applied does not get into the cache after it.
     Fence,
-    /// A record that was read before the cache jumped ahead does not get in afterwards.
+    /// A record that was read before the cache was emptied does not get in afterwards.
     Floor,
     /// Whether a record may be judged by is asked after argon2 has run, not before.
     AuthorityLast,
@@ -37,6 +37,8 @@ pub(crate) enum Rule {
     StartEmptyHoldsAllBack,
     /// Watchers of a history that is gone are cut off: what they acknowledge on their streams is of that history, though its revision may be one of the new one.
     NewHistoryNewStream,
+    /// A change ends a record whatever revision that was read at: it may be one of a history that is gone.
+    AnyRevisionEnds,
     /// A call that finds the device gone waits as the first one does.
     RepeatedCallWaits,
     /// A revocation waits for the lease's length and one part in a hundred.

@@ -1,5 +1,6 @@
 //! What may happen next, and what becomes of it.
 
+use latchkey::store::Head;
 use stateright::{Model, Property};
 
 use super::{
@@ -7,7 +8,7 @@ use super::{
     replica::{Feed, Replica},
     revoker::{Kind, Phase},
     rules::Rule,
-    store::{Row, Stage},
+    store::{Request, Row, Stage, Store},
     watcher::Asking,
     world::{State, World},
 };
@@ -166,10 +167,10 @@ impl World {
             let up = (0..state.replicas.len()).filter(|it| state.replicas[*it].feed == Feed::Idle);
             return actions.extend(up.map(Action::ConnectAnew));
         };
-        if watcher.asked.is_none() && state.has_lease(it) {
+        if state.left.renewals > 0 && watcher.asked.is_none() && state.has_lease(it) {
             actions.push(Action::AskForLease);
         }
-        if watcher.login == Asking::Nothing && watcher.cache.is_none() && self.can_begin(state, it, true) {
+        if self.asks && watcher.login == Asking::Nothing && watcher.cache.is_none() && self.can_begin(state, it, true) {
             actions.push(Action::AskAboutLogin);
         }
         if state.left.cuts > 0 {
@@ -200,7 +201,7 @@ impl World {
 
     fn take(&self, state: &mut State, action: Action) {
         match action {
-            Action::TimePasses(step) => state.now += step,
+            Action::TimePasses(step) => state.pass(step),
             Action::ReadHeadToJoin(it) => self.read_head_to_join(state, it),
             Action::WriteRow(it) => self.write_row(state, it),
             Action::RemoveFormerRow(it) => {
@@ -217,7 +218,7 @@ impl World {
             }
             Action::BeginRequest(it, at) => {
                 let request = &state.replicas[it].requests[at];
-                let head = state.store.begin_sync(request, !self.holds(Rule::Nonce) || !self.holds(Rule::AcknowledgedHistory));
+                let head = self.answer_of_store(&state.store, request);
                 state.replicas[it].requests[at].stage = Stage::Begun(head);
             }
             Action::EndRequest(it, at) => {
@@ -227,7 +228,7 @@ impl World {
             }
             Action::DoRequest(it, at) => {
                 let request = &state.replicas[it].requests[at];
-                let head = state.store.begin_sync(request, !self.holds(Rule::Nonce) || !self.holds(Rule::AcknowledgedHistory));
+                let head = self.answer_of_store(&state.store, request);
                 self.end_request(state, it, at, head);
             }
             Action::Receive(it) => self.receive(state, it),
@@ -274,6 +275,13 @@ impl World {
                 self.fail_over(state);
             }
         }
+    }
+
+    fn answer_of_store(&self, store: &Store, request: &Request) -> Option<Head> {
+        if self.reads {
+            return Some(store.head(request.applied.revision));
+        }
+        store.begin_sync(request, !self.holds(Rule::Nonce) || !self.holds(Rule::AcknowledgedHistory))
     }
 
     /// The standby goes on: with every change that somebody was told is done, and perhaps not with others that replicas have seen. What the old primary had begun is lost.

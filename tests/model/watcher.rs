@@ -109,6 +109,7 @@ impl World {
     /// Notes its clock and asks for a lease.
     pub(crate) fn ask_for_lease(&self, state: &mut State) {
         let now = state.clock(Who::Watcher);
+        state.left.renewals -= 1;
         if let Some(watcher) = &mut state.watcher {
             watcher.asked = Some(now);
             watcher.up.push_back(Up::Renew);
@@ -182,7 +183,8 @@ impl World {
         if let Some(watcher) = &mut state.watcher
             && let Asking::Answered { revision, overtaken } = watcher.login
         {
-            if overtaken.is_none_or(|by| by <= revision) || !self.holds(Rule::WatcherFence) {
+            let knows = |by| by <= revision && !self.holds(Rule::AnyRevisionEnds);
+            if overtaken.is_none_or(knows) || !self.holds(Rule::WatcherFence) {
                 watcher.cache = Some(revision);
             }
             watcher.login = Asking::Nothing;

@@ -41,6 +41,10 @@ pub(crate) struct World {
     pub(crate) hashed: bool,
     /// Logins at replicas.
     pub(crate) logins: bool,
+    /// Logins at the watcher that it has to ask its replica about.
+    pub(crate) asks: bool,
+    /// `--freshness read`: replicas hold no lease, and read the head for each login.
+    pub(crate) reads: bool,
     /// Syncs of each replica's row, at most.
     pub(crate) syncs: u64,
     pub(crate) joins: u8,
@@ -59,6 +63,8 @@ pub(crate) struct Limits {
     pub(crate) crashes: u8,
     /// Syncs whose answer is waited for no longer: it, or the question, is lost, or late.
     pub(crate) given_up: u8,
+    /// Leases that the watcher asks for.
+    pub(crate) renewals: u8,
     /// Connections of the watcher that break.
     pub(crate) cuts: u8,
     /// The database goes on as its standby, which lacks the last changes.
@@ -101,6 +107,11 @@ impl World {
         self.without != Some(rule)
     }
 
+    /// The replicas' lease, by their rows.
+    pub(crate) fn lease(&self) -> Duration {
+        if self.reads { Duration::ZERO } else { LEASE }
+    }
+
     pub(crate) fn without(&self, rule: Rule) -> Self {
         Self { without: Some(rule), ..self.clone() }
     }
@@ -137,6 +148,20 @@ impl World {
 }
 
 impl State {
+    /// Time goes by, for all. A lease that is over is one that never was.
+    pub(crate) fn pass(&mut self, step: u32) {
+        self.now += step;
+        for it in 0..self.replicas.len() {
+            if !self.has_lease(it) {
+                self.replicas[it].lease_end = BootTime::default();
+            }
+        }
+        let now = self.clock(Who::Watcher);
+        if let Some(watcher) = self.watcher.as_mut().filter(|watcher| watcher.lease_end <= now) {
+            watcher.lease_end = BootTime::default();
+        }
+    }
+
     /// What a process's own clock says. They have nothing to do with one another.
     pub(crate) fn clock(&self, who: Who) -> BootTime {
         let (at, jolts) = match who {
