@@ -62,6 +62,10 @@ impl Login {
         }
     }
 
+    pub(crate) fn is_shared_by_cached(&self) -> bool {
+        matches!(self, Self::Waiting { is_shared: true, is_current: true, .. })
+    }
+
     pub(crate) fn share_sync(&mut self) {
         if let Self::Waiting { is_shared, .. } = self {
             *is_shared = true;

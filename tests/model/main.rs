@@ -32,8 +32,7 @@ fn leases() -> World {
         replicas: 1,
         has_watcher: false,
         clocks: vec![WORST],
-        steps: COARSE,
-        end: 15_600,
+        moments: COARSE,
         is_warm: true,
         hashed: false,
         logins: true,
@@ -60,7 +59,7 @@ fn joining() -> World {
 
 /// The device is gone when somebody asks again.
 fn repeated() -> World {
-    World { revokers: &[Kind::Revokes, Kind::Repeats], slow_statements: false, ..leases() }
+    World { revokers: &[Kind::Revokes, Kind::Repeats], slow_statements: false, logins: false, ..leases() }
 }
 
 /// A log that is trimmed while a replica is behind.
@@ -75,7 +74,7 @@ fn dead_rows() -> World {
         slow_statements: false,
         logins: false,
         joins: 2,
-        end: 20_800,
+        moments: &[5_200, 10_400, 15_600, 20_800],
         limits: Limits::default(),
         ..leases()
     }
@@ -94,9 +93,9 @@ fn watched() -> World {
     }
 }
 
-/// A watcher that is cut off, and comes again, to any of two replicas.
+/// A watcher that is cut off, and comes back.
 fn cut_off() -> World {
-    World { replicas: 2, joins: 2, asks: false, limits: Limits { renewals: 1, cuts: 1, ..Limits::default() }, ..watched() }
+    World { asks: false, limits: Limits { renewals: 1, cuts: 1, ..Limits::default() }, ..watched() }
 }
 
 /// A watcher whose replica begins anew, since it knows less of its row than the row says.
@@ -106,22 +105,26 @@ fn begun_anew() -> World {
         joins: 2,
         asks: false,
         syncs: 3,
-        end: 10_400,
+        moments: &[5_200, 10_400],
         ..watched()
     }
 }
 
 /// A watcher whose replica is overtaken by the log's trimming.
 fn trimmed_watched() -> World {
-    World { limits: Limits { others: 1, trims: 1, renewals: 1, ..Limits::default() }, asks: false, end: 10_400, ..watched() }
+    World {
+        limits: Limits { others: 1, trims: 1, renewals: 1, ..Limits::default() },
+        asks: false,
+        moments: &[5_200, 10_400],
+        ..watched()
+    }
 }
 
 /// Clocks that are wrong in every way within the bound.
 fn drifting() -> World {
     World {
         clocks: in_all_ways(|a, b| [a, 1_000, 1_000, b]),
-        steps: FINE,
-        end: 20_500,
+        moments: FINE,
         slow_statements: false,
         logins: false,
         syncs: 2,
@@ -132,7 +135,7 @@ fn drifting() -> World {
 
 /// The same, of a replica and its watcher, while the revoker's is the fast one.
 fn drifting_watched() -> World {
-    World { clocks: in_all_ways(|a, b| [a, 1_000, b, 1_010]), steps: FINE, end: 10_250, asks: false, ..watched() }
+    World { clocks: in_all_ways(|a, b| [a, 1_000, b, 1_010]), moments: &[9_999, 10_250], asks: false, ..watched() }
 }
 
 fn in_all_ways(clocks: impl Fn(u16, u16) -> Clocks) -> Vec<Clocks> {
@@ -145,7 +148,7 @@ fn rewound() -> World {
     World {
         slow_statements: false,
         joins: 2,
-        end: 5_200,
+        moments: &[10_400],
         limits: Limits { others: 2, failovers: 1, ..Limits::default() },
         ..leases()
     }
@@ -169,7 +172,7 @@ fn rewound_watched() -> World {
 
 /// The same, with `--freshness read`.
 fn rewound_reading() -> World {
-    World { reads: true, end: 0, ..rewound() }
+    World { reads: true, moments: &[], limits: Limits { others: 3, failovers: 1, ..Limits::default() }, ..rewound() }
 }
 
 /// Two replicas, of which one may die.

@@ -34,6 +34,8 @@ pub(crate) struct Replica {
     /// The watcher's, while it is connected here.
     pub(crate) told: Option<Told>,
     pub(crate) departed: Vec<Told>,
+    /// It remembers all changes after this one.
+    pub(crate) knows_from: Revision,
     /// Only with rules taken out: the cache is still to be told of a change, and what the feed says of itself.
     pub(crate) is_drop_due: bool,
     pub(crate) acknowledged: Revision,
@@ -82,6 +84,7 @@ impl Replica {
             login: Login::Idle,
             told: None,
             departed: vec![],
+            knows_from: Revision::default(),
             is_drop_due: false,
             acknowledged: Revision::default(),
         }
@@ -115,6 +118,7 @@ impl World {
         let replica = &mut state.replicas[it];
         replica.progress = Some(progress);
         replica.feed = Feed::Idle;
+        replica.knows_from = state.store.revision();
         replica.lease_end = now + lease::held(self.lease());
         replica.cache = Some(state.store.revision());
     }
@@ -322,6 +326,7 @@ impl World {
 
     fn tell_start_empty(&self, state: &mut State, it: usize, at: Revision) {
         let now = state.clock(Who::Replica(it));
+        state.replicas[it].knows_from = at;
         for told in state.replicas[it].departed.iter_mut().filter(|told| told.has_lease(now)) {
             told.restart(at);
         }

@@ -15,7 +15,8 @@ use super::{
 
 /// No login that began after EFFECTIVE was answered is allowed.
 pub(crate) const PROMISE: &str = "no login that began after EFFECTIVE is allowed";
-pub(crate) const WARM: &str = "a login is allowed from a cache";
+/// With a lease, or by a sync that it waits for.
+pub(crate) const CACHED: &str = "a login is allowed from a cache";
 pub(crate) const EFFECTIVE: &str = "EFFECTIVE is answered";
 pub(crate) const DEAD: &str = "EFFECTIVE is answered although a replica is dead";
 
@@ -47,6 +48,7 @@ pub(crate) enum Action {
     InsertAnswer,
     Cut,
     ConnectAnew(usize),
+    Resume(usize),
     ReadRowsFirst(usize),
     Commit(usize),
     Look(usize),
@@ -66,9 +68,7 @@ impl Model for World {
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
-        for step in self.steps.iter().filter(|step| state.now + **step <= self.end) {
-            actions.push(Action::TimePasses(*step));
-        }
+        actions.extend(self.moments.iter().find(|moment| **moment > state.now).map(|moment| Action::TimePasses(*moment)));
         for (it, replica) in state.replicas.iter().enumerate() {
             self.feed_actions(state, it, replica, actions);
             self.login_actions(state, it, replica, actions);
@@ -98,7 +98,9 @@ impl Model for World {
             Property::always(PROMISE, |_: &Self, state: &State| {
                 !state.is_broken && !(state.is_effective() && state.is_warm_somewhere())
             }),
-            Property::sometimes(WARM, |_, state: &State| state.is_warm_somewhere()),
+            Property::sometimes(CACHED, |world: &Self, state: &State| {
+                state.is_warm_somewhere() || world.reads && state.replicas.iter().any(|it| it.login.is_shared_by_cached())
+            }),
             Property::sometimes(EFFECTIVE, |_, state: &State| state.is_effective()),
         ];
         if self.limits.crashes > 0 {
@@ -165,7 +167,13 @@ impl World {
         }
         let Some(it) = watcher.connected else {
             let up = (0..state.replicas.len()).filter(|it| state.replicas[*it].feed == Feed::Idle);
-            return actions.extend(up.map(Action::ConnectAnew));
+            for it in up {
+                actions.push(Action::ConnectAnew(it));
+                if self.can_resume(state, it) {
+                    actions.push(Action::Resume(it));
+                }
+            }
+            return;
         };
         if state.left.renewals > 0 && watcher.asked.is_none() && state.has_lease(it) {
             actions.push(Action::AskForLease);
@@ -201,7 +209,7 @@ impl World {
 
     fn take(&self, state: &mut State, action: Action) {
         match action {
-            Action::TimePasses(step) => state.pass(step),
+            Action::TimePasses(moment) => state.pass_to(moment),
             Action::ReadHeadToJoin(it) => self.read_head_to_join(state, it),
             Action::WriteRow(it) => self.write_row(state, it),
             Action::RemoveFormerRow(it) => {
@@ -255,6 +263,7 @@ impl World {
                 self.cut(state);
             }
             Action::ConnectAnew(it) => self.connect_anew(state, it),
+            Action::Resume(it) => self.resume(state, it),
             Action::ReadRowsFirst(at) => self.read_rows_first(state, at),
             Action::Commit(at) => self.commit(state, at),
             Action::Look(at) => self.look(state, at),

@@ -20,6 +20,8 @@ use super::{
 pub(crate) struct Watcher {
     pub(crate) connected: Option<usize>,
     pub(crate) lease_end: BootTime,
+    /// The last change applied, where it matters: in a world in which it is cut off.
+    pub(crate) applied: Revision,
     /// The revision that the cached answer was judged at.
     pub(crate) cache: Option<Revision>,
     /// When it asked for the lease that it waits for.
@@ -56,6 +58,7 @@ impl Watcher {
         Self {
             connected: None,
             lease_end: BootTime::default(),
+            applied: Revision::default(),
             cache: None,
             asked: None,
             login: Asking::Nothing,
@@ -94,6 +97,7 @@ impl World {
             watcher.connected = Some(0);
             watcher.lease_end = here + left;
             watcher.cache = Some(revision);
+            watcher.applied = revision;
             let mut told = Told::begin(revision);
             self.grant(&mut told, there, left);
             state.replicas[0].told = Some(told);
@@ -155,10 +159,12 @@ impl World {
                 if ends {
                     watcher.overtake(revision);
                 }
+                watcher.applied = revision;
                 watcher.up.push_back(Up::Acknowledge(revision));
             }
             Some(Down::StartEmpty(revision)) => {
                 watcher.overtake(Revision(u64::MAX));
+                watcher.applied = revision;
                 watcher.up.push_back(Up::Acknowledge(revision));
             }
             Some(Down::Granted(left)) => {
@@ -210,7 +216,34 @@ impl World {
         state.replicas[it].told = Some(Told::begin(at));
         if let Some(watcher) = &mut state.watcher {
             watcher.connected = Some(it);
+            watcher.applied = at;
             watcher.overtake(Revision(u64::MAX));
         }
+    }
+
+    /// Whether a replica can tell all that the watcher has missed. (Not asked for where histories differ: there it can't.)
+    pub(crate) fn can_resume(&self, state: &State, it: usize) -> bool {
+        let known =
+            state.replicas[it].knows_from..=state.replicas[it].progress.as_ref().map_or(Revision(0), |it| it.applied.revision);
+        self.limits.failovers == 0 && state.watcher.as_ref().is_some_and(|watcher| known.contains(&watcher.applied))
+    }
+
+    /// Comes back with what it has, and is told what it missed. If it had been at this replica, what it has not acknowledged there it is waited for here.
+    pub(crate) fn resume(&self, state: &mut State, it: usize) {
+        let now = state.clock(Who::Replica(it));
+        let (Some(watcher), replica) = (&mut state.watcher, &mut state.replicas[it]) else {
+            return;
+        };
+        let at = watcher.applied;
+        watcher.connected = Some(it);
+        let departed = if replica.departed.is_empty() { None } else { Some(replica.departed.remove(0)) };
+        let mut told = departed.map_or_else(|| Told::begin(at), |departed| departed.resumed(at));
+        let up_to = replica.progress.as_ref().map_or(at, |progress| progress.applied.revision);
+        for revision in at.0 + 1..=up_to.0 {
+            let ends = state.store.log[revision as usize - 1].ends;
+            told.tell(Revision(revision), now);
+            watcher.down.push_back(Down::Change { revision: Revision(revision), ends });
+        }
+        replica.told = Some(told);
     }
 }

@@ -15,14 +15,14 @@ use super::{
 /// The lease of every replica. Real time goes by in steps that are chosen next to this.
 pub(crate) const LEASE: Duration = Duration::from_secs(10);
 
-/// Steps of real time, in milliseconds: two of them are a little more than the longest wait for a lease, so three tell what is before, within and after it.
-pub(crate) const COARSE: &[u32] = &[5_200];
-/// One step of these is less than a lease on a slow clock, and nearly more on a fast one.
-pub(crate) const FINE: &[u32] = &[9_950, 300];
+/// The moments of real time at which things happen, in milliseconds, after the beginning. Two steps of these are a little more than the longest wait for a lease, so three tell what is before, within
+/// and after it.
+pub(crate) const COARSE: &[u32] = &[5_200, 10_400, 15_600];
+/// The last millisecond of a lease on a clock that is as slow as may be, and the first after the wait on one that is as fast as may be; twice.
+pub(crate) const FINE: &[u32] = &[9_999, 10_250, 19_998, 20_500];
 
 /// How fast each process's clock runs, in a thousand: the replicas', the watcher's, the revokers'.
 pub(crate) type Clocks = [u16; 4];
-pub(crate) const TRUE: Clocks = [1_000; 4];
 /// Those who hold leases have slow clocks, those who wait for them fast ones.
 pub(crate) const WORST: Clocks = [990, 990, 990, 1_010];
 
@@ -32,9 +32,7 @@ pub(crate) struct World {
     pub(crate) replicas: usize,
     pub(crate) has_watcher: bool,
     pub(crate) clocks: Vec<Clocks>,
-    pub(crate) steps: &'static [u32],
-    /// Real time ends here, in milliseconds.
-    pub(crate) end: u32,
+    pub(crate) moments: &'static [u32],
     /// Begins with everybody joined, with a lease, and with the password's record everywhere or nowhere; else with empty hands.
     pub(crate) is_warm: bool,
     /// Logins need argon2.
@@ -149,8 +147,8 @@ impl World {
 
 impl State {
     /// Time goes by, for all. A lease that is over is one that never was.
-    pub(crate) fn pass(&mut self, step: u32) {
-        self.now += step;
+    pub(crate) fn pass_to(&mut self, now: u32) {
+        self.now = now;
         for it in 0..self.replicas.len() {
             if !self.has_lease(it) {
                 self.replicas[it].lease_end = BootTime::default();
