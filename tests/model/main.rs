@@ -101,11 +101,11 @@ fn cut_off() -> World {
 /// A watcher whose replica begins anew, since it knows less of its row than the row says.
 fn begun_anew() -> World {
     World {
-        limits: Limits { given_up: 1, others: 1, renewals: 1, ..Limits::default() },
+        limits: Limits { given_up: 1, others: 1, ..Limits::default() },
         joins: 2,
         asks: false,
-        syncs: 3,
-        moments: &[5_200, 10_400],
+        syncs: 2,
+        moments: &[10_400],
         ..watched()
     }
 }
@@ -115,7 +115,7 @@ fn trimmed_watched() -> World {
     World {
         limits: Limits { others: 1, trims: 1, renewals: 1, ..Limits::default() },
         asks: false,
-        moments: &[5_200, 10_400],
+        moments: &[10_400],
         ..watched()
     }
 }
@@ -148,6 +148,7 @@ fn rewound() -> World {
     World {
         slow_statements: false,
         joins: 2,
+        syncs: 2,
         moments: &[10_400],
         limits: Limits { others: 2, failovers: 1, ..Limits::default() },
         ..leases()
@@ -156,7 +157,7 @@ fn rewound() -> World {
 
 /// The same, with a sync that reaches the database late.
 fn rewound_late() -> World {
-    World { logins: false, limits: Limits { given_up: 1, ..rewound().limits }, ..rewound() }
+    World { logins: false, limits: Limits { given_up: 1, others: 1, ..rewound().limits }, ..rewound() }
 }
 
 /// The same, with a watcher.
@@ -184,6 +185,7 @@ fn two() -> World {
         logins: false,
         syncs: 2,
         limits: Limits { crashes: 1, ..Limits::default() },
+        moments: &[5_200, 10_400],
         ..leases()
     }
 }
@@ -331,6 +333,16 @@ fn without_its_own_fence_a_watcher_caches_what_was_ended_meanwhile() {
 #[test]
 fn a_watcher_that_is_cut_off_holds() {
     holds(&cut_off());
+}
+
+#[test]
+fn a_watcher_that_is_cut_off_has_its_lease_all_the_same() {
+    breaks(&cut_off(), Rule::DepartedIsWaitedFor);
+}
+
+#[test]
+fn a_watcher_that_comes_back_has_its_lease_all_the_same() {
+    breaks(&cut_off(), Rule::ResumedIsWaitedFor);
 }
 
 #[test]

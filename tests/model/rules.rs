@@ -33,6 +33,10 @@ pub(crate) enum Rule {
     WatcherDrift,
     /// What a watcher asked before a change, it does not cache after it.
     WatcherFence,
+    /// A watcher whose stream has ended is waited for until its lease has run out.
+    DepartedIsWaitedFor,
+    /// And so is one that has come back, as for what it was told before.
+    ResumedIsWaitedFor,
     /// Who begins empty acknowledges nothing before its watchers have begun empty too.
     StartEmptyHoldsAllBack,
     /// Watchers of a history that is gone are cut off: what they acknowledge on their streams is of that history, though its revision may be one of the new one.

@@ -204,7 +204,7 @@ impl World {
         {
             watcher.hang_up();
             let told = state.replicas[it].told.take();
-            state.replicas[it].departed.extend(told);
+            state.replicas[it].departed.extend(told.filter(|_| self.holds(Rule::DepartedIsWaitedFor)));
         }
     }
 
@@ -237,7 +237,9 @@ impl World {
         let at = watcher.applied;
         watcher.connected = Some(it);
         let departed = if replica.departed.is_empty() { None } else { Some(replica.departed.remove(0)) };
-        let mut told = departed.map_or_else(|| Told::begin(at), |departed| departed.resumed(at));
+        let mut told = departed
+            .filter(|_| self.holds(Rule::ResumedIsWaitedFor))
+            .map_or_else(|| Told::begin(at), |departed| departed.resumed(at));
         let up_to = replica.progress.as_ref().map_or(at, |progress| progress.applied.revision);
         for revision in at.0 + 1..=up_to.0 {
             let ends = state.store.log[revision as usize - 1].ends;
