@@ -98,6 +98,16 @@ fn cut_off() -> World {
     World { asks: false, limits: Limits { renewals: 1, cuts: 1, ..Limits::default() }, ..watched() }
 }
 
+/// A watcher whose replica dies and comes back.
+fn crashed() -> World {
+    World { joins: 2, limits: Limits { crashes: 1, ..Limits::default() }, moments: &[5_200, 10_400], ..cut_off() }
+}
+
+/// A watcher among two replicas, of which one may know less than the other.
+fn among_two() -> World {
+    World { replicas: 2, joins: 2, moments: &[10_400], limits: Limits::default(), ..watched() }
+}
+
 /// A watcher whose replica begins anew, since it knows less of its row than the row says.
 fn begun_anew() -> World {
     World {
@@ -343,6 +353,21 @@ fn a_watcher_that_is_cut_off_has_its_lease_all_the_same() {
 #[test]
 fn a_watcher_that_comes_back_has_its_lease_all_the_same() {
     breaks(&cut_off(), Rule::ResumedIsWaitedFor);
+}
+
+#[test]
+fn a_watcher_whose_replica_dies_holds() {
+    holds(&crashed());
+}
+
+#[test]
+fn a_watcher_among_two_replicas_holds() {
+    holds(&among_two());
+}
+
+#[test]
+fn an_answer_of_a_replica_that_is_behind_is_not_one_to_cache() {
+    breaks(&among_two(), Rule::AskWhomItWatches);
 }
 
 #[test]

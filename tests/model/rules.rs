@@ -33,6 +33,8 @@ pub(crate) enum Rule {
     WatcherDrift,
     /// What a watcher asked before a change, it does not cache after it.
     WatcherFence,
+    /// A watcher asks about logins the replica that it watches: any other may know less than it has been told.
+    AskWhomItWatches,
     /// A watcher whose stream has ended is waited for until its lease has run out.
     DepartedIsWaitedFor,
     /// And so is one that has come back, as for what it was told before.

@@ -44,7 +44,7 @@ pub(crate) enum Action {
     AskForLease,
     Hear,
     ReadMessage,
-    AskAboutLogin,
+    AskAboutLogin(usize),
     InsertAnswer,
     Cut,
     ConnectAnew(usize),
@@ -178,8 +178,9 @@ impl World {
         if state.left.renewals > 0 && watcher.asked.is_none() && state.has_lease(it) {
             actions.push(Action::AskForLease);
         }
-        if self.asks && watcher.login == Asking::Nothing && watcher.cache.is_none() && self.can_begin(state, it, true) {
-            actions.push(Action::AskAboutLogin);
+        let asked = if self.holds(Rule::AskWhomItWatches) { it } else { self.replicas - 1 - it };
+        if self.asks && watcher.login == Asking::Nothing && watcher.cache.is_none() && self.can_begin(state, asked, true) {
+            actions.push(Action::AskAboutLogin(asked));
         }
         if state.left.cuts > 0 {
             actions.push(Action::Cut);
@@ -253,9 +254,10 @@ impl World {
             Action::ReadMessage => self.read_message(state),
             Action::AskForLease => self.ask_for_lease(state),
             Action::InsertAnswer => self.insert_answer(state),
-            Action::Hear | Action::AskAboutLogin => {
+            Action::AskAboutLogin(it) => self.ask_about_login(state, it),
+            Action::Hear => {
                 if let Some(it) = state.watcher.as_ref().and_then(|watcher| watcher.connected) {
-                    if action == Action::Hear { self.hear(state, it) } else { self.ask_about_login(state, it) }
+                    self.hear(state, it);
                 }
             }
             Action::Cut => {

@@ -176,7 +176,7 @@ impl World {
         }
     }
 
-    /// Asks the replica that it watches about a login.
+    /// Asks a replica about a login.
     pub(crate) fn ask_about_login(&self, state: &mut State, it: usize) {
         if let Some(watcher) = &mut state.watcher {
             watcher.login = Asking::Asked { overtaken: None };
