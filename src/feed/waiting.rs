@@ -15,8 +15,8 @@ pub struct Waiting {
     committed: BootTime,
     /// The longest lease of any row seen.
     longest: Duration,
-    /// What each late row's counter said when it was seen first.
-    first_seen: BTreeMap<NodeId, u64>,
+    /// What each late row's counter said, and since when it was seen to say that.
+    seen: BTreeMap<NodeId, (u64, BootTime)>,
 }
 
 /// What the rows of all processes mean to one change.
@@ -26,7 +26,7 @@ pub enum Judged {
     Effective,
     /// These have not, and their leases may still run.
     Late(Vec<Node>),
-    /// These have not, but can hold no lease from before it any more. The rows among them that did not move meanwhile are of dead
+    /// These have not, but can hold no lease from before it any more. The rows among them that were seen not to move for a whole lease are of dead
     /// processes, and may be removed if their counter is still this.
     Over { unmoved: Vec<(NodeId, u64)> },
 }
@@ -34,7 +34,7 @@ pub enum Judged {
 impl Waiting {
     /// `lease`: this process's own setting.
     pub fn new(revision: Revision, committed: BootTime, lease: Duration) -> Self {
-        Self { revision, committed, longest: lease, first_seen: BTreeMap::new() }
+        Self { revision, committed, longest: lease, seen: BTreeMap::new() }
     }
 
     pub fn committed(&self) -> BootTime {
@@ -47,7 +47,10 @@ impl Waiting {
         let late: Vec<&Node> = nodes.iter().filter(|node| !node.lease.is_zero() && node.applied < self.revision).collect();
         for node in &late {
             self.longest = self.longest.max(node.lease);
-            self.first_seen.entry(node.node_id).or_insert(node.renewals);
+            let seen = self.seen.entry(node.node_id).or_insert((node.renewals, now));
+            if seen.0 != node.renewals {
+                *seen = (node.renewals, now);
+            }
         }
         if late.is_empty() {
             return Judged::Effective;
@@ -55,7 +58,9 @@ impl Waiting {
         if !self.left(now).is_zero() {
             return Judged::Late(late.into_iter().cloned().collect());
         }
-        let unmoved = late.iter().filter(|node| self.first_seen.get(&node.node_id) == Some(&node.renewals));
+        // One that was read late, after an outage say, may have moved just before, and hold a lease from then: nothing is wrong with it but its being late.
+        let over = lease::surely_over(self.longest);
+        let unmoved = late.iter().filter(|node| self.seen.get(&node.node_id).is_some_and(|(_, since)| now - *since >= over));
         Judged::Over { unmoved: unmoved.map(|node| (node.node_id, node.renewals)).collect() }
     }
 
@@ -113,5 +118,19 @@ mod tests {
         let id = NodeId(uuid::Uuid::nil());
         assert_eq!(still.judge(&[node(4, 1, LEASE)], over), Judged::Over { unmoved: vec![(id, 1)] });
         assert_eq!(moved.judge(&[node(4, 2, LEASE)], over), Judged::Over { unmoved: vec![] });
+    }
+
+    #[test]
+    fn a_row_that_was_not_seen_for_a_whole_lease_stays_though_it_is_waited_for_no_longer() {
+        let mut waiting = waiting();
+        let over = COMMITTED + lease::surely_over(LEASE);
+        let id = NodeId(uuid::Uuid::nil());
+        assert_eq!(
+            waiting.judge(&[node(4, 1, LEASE)], over),
+            Judged::Over { unmoved: vec![] },
+            "the database was out of reach till now"
+        );
+        let later = over + lease::surely_over(LEASE);
+        assert_eq!(waiting.judge(&[node(4, 1, LEASE)], later), Judged::Over { unmoved: vec![(id, 1)] });
     }
 }

@@ -318,7 +318,7 @@ pub struct NewMailbox {
 }
 
 /// A process that caches.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Node {
     pub node_id: NodeId,
     /// For people.
@@ -332,7 +332,7 @@ pub struct Node {
 }
 
 /// The log's head, as of one moment.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Head {
     pub revision: Revision,
     /// Of the row at `revision`; 0 if the log was never written.

@@ -56,6 +56,8 @@ pub(super) struct Departed {
 
 /// A change on its way through the watchers.
 pub(super) struct OpenChange {
+    /// Up to where nobody is waited for while it is the first.
+    pub(super) settled: Revision,
     pub(super) applied: BootTime,
     /// Who has not acknowledged it.
     pub(super) waited_for: usize,
@@ -98,7 +100,8 @@ impl Board {
                 doubtful.entry(key.watcher).or_default().push((key.number, session.clone()));
             }
         }
-        self.open.insert(change.revision, OpenChange { applied: now, waited_for: 0, closed: 0, silent });
+        let settled = Revision(change.revision.0.saturating_sub(1));
+        self.open.insert(change.revision, OpenChange { settled, applied: now, waited_for: 0, closed: 0, silent });
         // Who is cut off does not hear of it, and is waited for all the same, while it may hold a lease.
         let mut waited_for = 0;
         for departed in &mut self.departed {
@@ -134,7 +137,9 @@ impl Board {
             watcher.told.restart(at.revision);
             waited_for += 1;
         }
-        self.open.insert(at.revision, OpenChange { applied: now, waited_for, closed: 0, silent: HashMap::new() });
+        // Until all have begun again nothing is settled: some of what they were not told of may be of another history.
+        let settled = Revision::default();
+        self.open.insert(at.revision, OpenChange { settled, applied: now, waited_for, closed: 0, silent: HashMap::new() });
         for number in numbers {
             self.send(number, Message::StartEmpty(at));
         }
@@ -143,7 +148,7 @@ impl Board {
 
     /// Up to where nobody who watches is waited for; `None` if for nothing at all.
     pub(super) fn settled(&self) -> Option<Revision> {
-        self.open.keys().next().map(|first| Revision(first.0.saturating_sub(1)))
+        self.open.values().next().map(|first| first.settled)
     }
 
     /// A watcher has come back on another stream. What it had applied by then, it has acknowledged; what it is told once more, the new stream waits for. If it begins

@@ -13,6 +13,8 @@ pub struct Told {
     told: Revision,
     /// What it has not acknowledged, and until when that is waited for. A lease granted later does not count: it is read after the change, in one ordered stream.
     pending: VecDeque<(Revision, BootTime)>,
+    /// Which of them stands for everything before it.
+    restart: Option<Revision>,
 }
 
 /// An acknowledgement that can't be right.
@@ -25,7 +27,7 @@ pub enum BadAcknowledgement {
 impl Told {
     /// For a watcher that holds nothing from before `at`.
     pub fn begin(at: Revision) -> Self {
-        Self { lease_end: BootTime::default(), acknowledged: at, told: at, pending: VecDeque::new() }
+        Self { lease_end: BootTime::default(), acknowledged: at, told: at, pending: VecDeque::new(), restart: None }
     }
 
     /// It may answer from its cache for `left`, counted from before it asked.
@@ -43,6 +45,7 @@ impl Told {
     pub fn restart(&mut self, at: Revision) {
         self.pending.clear();
         self.acknowledged = Revision(self.acknowledged.0.min(at.0.saturating_sub(1)));
+        self.restart = Some(at);
         self.tell(at, BootTime::default());
     }
 
@@ -76,7 +79,12 @@ impl Told {
     /// Up to where nobody has to wait for it.
     pub fn settled(&self, now: BootTime) -> Revision {
         let waited_for = self.pending.iter().find(|(_, end)| *end > now);
-        waited_for.map_or(self.told, |(revision, _)| Revision(revision.0.saturating_sub(1)))
+        match waited_for {
+            None => self.told,
+            // It may hold what is from before any of the changes that it was not told of.
+            Some((revision, _)) if self.restart == Some(*revision) => Revision::default(),
+            Some((revision, _)) => Revision(revision.0.saturating_sub(1)),
+        }
     }
 
     /// When the next of what it has not acknowledged is waited for no longer.
@@ -152,6 +160,16 @@ mod tests {
         assert_eq!(it.acknowledge(Revision(5)), Ok(vec![Revision(5)]));
         assert_eq!(it.acknowledge(Revision(5)), Ok(vec![]), "said again");
         assert_eq!(it.acknowledge(Revision(4)), Err(BadAcknowledgement::Backwards));
+    }
+
+    #[test]
+    fn who_is_to_begin_again_has_settled_nothing_until_it_has() {
+        let mut it = told();
+        it.restart(Revision(9));
+        assert_eq!(it.settled(NOW), Revision::default(), "5 to 9 it was never told of, and may be of another history");
+        it.tell(Revision(10), NOW);
+        assert_eq!(it.acknowledge(Revision(9)), Ok(vec![Revision(9)]));
+        assert_eq!(it.settled(NOW), Revision(9));
     }
 
     #[test]
