@@ -127,6 +127,7 @@ impl Board {
     pub(super) fn tell_start_empty(&mut self, at: Position, now: BootTime) {
         self.recent = Recent::begin(at);
         self.open.clear();
+        self.applied.clear();
         let mut waited_for = 0;
         for departed in self.departed.iter_mut().filter(|departed| departed.told.has_lease(now)) {
             departed.told.restart(at.revision);
