@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::sync::oneshot;
 use tracing::warn;
 
 use super::{
@@ -19,6 +20,9 @@ use crate::{
 
 /// How often the others' rows are looked at: at first, and at most.
 const LOOK: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(20)];
+
+/// How often rows are looked at that were waited for in vain: one that moves, and stays late, may do so for ever.
+const LAST_LOOKS: usize = 3;
 
 /// How long a revoking call waits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,12 +71,15 @@ impl Feed {
         }
         let feed = Arc::clone(self);
         let committed = waiting.committed();
-        let task = tokio::spawn(async move {
+        let (answer, answered) = oneshot::channel();
+        tokio::spawn(async move {
             let mut pause = LOOK[0];
             loop {
                 let state = feed.look(revision, &mut waiting).await;
                 if matches!(state, Confirmation::Effective(_)) {
-                    return state;
+                    // Whoever asked may have hung up.
+                    let _ = answer.send(state);
+                    return feed.remove_late(revision, waiting).await;
                 }
                 let mut acknowledged = feed.acknowledged.subscribe();
                 let progress = acknowledged.wait_for(|acknowledged| *acknowledged >= revision);
@@ -86,9 +93,17 @@ impl Feed {
             }
         });
         // A panic in there is a bug; what it leaves us with is that nothing is known.
-        match task.await {
-            Ok(state) => state,
-            Err(_) => self.unknown(&Waiting::new(revision, committed, self.settings.lease)),
+        answered.await.unwrap_or_else(|_| self.unknown(&Waiting::new(revision, committed, self.settings.lease)))
+    }
+
+    /// Who was waited for in vain is waited for once: its row goes as soon as it was seen not to move for a whole lease, which it could not be seen yet.
+    async fn remove_late(&self, revision: Revision, mut waiting: Waiting) {
+        for _ in 0..LAST_LOOKS {
+            let Some(pause) = waiting.unsure(self.clock.boot()) else {
+                return;
+            };
+            tokio::time::sleep(pause).await;
+            self.look(revision, &mut waiting).await;
         }
     }
 

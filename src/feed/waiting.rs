@@ -52,6 +52,7 @@ impl Waiting {
                 *seen = (node.renewals, now);
             }
         }
+        self.seen.retain(|id, _| late.iter().any(|node| node.node_id == *id));
         if late.is_empty() {
             return Judged::Effective;
         }
@@ -69,7 +70,13 @@ impl Waiting {
         lease::surely_over(self.longest).saturating_sub(now - self.committed)
     }
 
-    /// The same while the rows can't be read: nobody can renew a lease either, but some other's may be as long as any.
+    /// When it is waited for no longer: after how long one more look may find some row dead that still was late.
+    pub fn unsure(&self, now: BootTime) -> Option<Duration> {
+        let over = lease::surely_over(self.longest);
+        self.seen.values().map(|(_, since)| over.saturating_sub(now - *since)).max().filter(|left| !left.is_zero())
+    }
+
+    /// As [`Self::left`], while the rows can't be read: nobody can renew a lease either, but some other's may be as long as any.
     pub fn left_unread(&self, now: BootTime) -> Duration {
         lease::surely_over(self.longest.max(lease::LONGEST)).saturating_sub(now - self.committed)
     }
@@ -131,6 +138,10 @@ mod tests {
             "the database was out of reach till now"
         );
         let later = over + lease::surely_over(LEASE);
+        assert_eq!(waiting.unsure(over), Some(lease::surely_over(LEASE)));
         assert_eq!(waiting.judge(&[node(4, 1, LEASE)], later), Judged::Over { unmoved: vec![(id, 1)] });
+        assert_eq!(waiting.unsure(later), None);
+        assert_eq!(waiting.judge(&[node(5, 2, LEASE)], over), Judged::Effective);
+        assert_eq!(waiting.unsure(over), None, "it was late, and is no more");
     }
 }

@@ -44,6 +44,8 @@ use crate::{
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// After a session could not be judged.
 const JUDGE_AGAIN: Duration = Duration::from_secs(1);
+/// Sessions of one watcher that are judged at a time: each may cost a read.
+const JUDGED_AT_ONCE: usize = 16;
 /// Sessions in one message.
 const MAX_SESSIONS_AT_ONCE: usize = 1_000;
 const MAX_NAME_CHARACTERS: usize = 64;
@@ -222,7 +224,7 @@ impl Drop for Connected {
     }
 }
 
-/// Judges sessions one after the other, each until there is an answer; tells the watcher to close those that are not good any more.
+/// Judges sessions, each until there is an answer; tells the watcher to close those that are not good any more.
 async fn judge_sessions(
     login: Arc<Login>,
     watchers: Arc<Watchers>,
@@ -230,18 +232,18 @@ async fn judge_sessions(
     mut sessions: mpsc::UnboundedReceiver<Sessions>,
 ) {
     while let Some(batch) = sessions.recv().await {
-        for (number, session) in batch {
-            loop {
+        let judged = futures_util::stream::iter(batch).for_each_concurrent(JUDGED_AT_ONCE, async |(number, session)| {
+            let reason = loop {
                 match login.check_session(&session).await {
-                    Ok((Reason::Ok, _)) => break,
-                    Ok((reason, _)) => {
-                        watchers.close(watcher, vec![number], reason);
-                        break;
-                    }
+                    Ok((reason, _)) => break reason,
                     Err(_) => tokio::time::sleep(JUDGE_AGAIN).await,
                 }
+            };
+            if reason != Reason::Ok {
+                watchers.close(watcher, vec![number], reason);
             }
-        }
+        });
+        judged.await;
     }
 }
 

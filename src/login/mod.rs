@@ -119,6 +119,10 @@ impl Login {
 
     /// Whether a session is still good. Answers the reason why it ended.
     pub async fn check_session(&self, session: &Session) -> Result<(Reason, Revision), NoAnswer> {
+        if session.revision > self.feed.applied() {
+            // Its login was answered by a replica that is ahead of this one, or in a history that is lost.
+            self.feed.sync().await.map_err(|_| NoAnswer::StoreUnavailable)?;
+        }
         for _ in 0..MAX_ROUNDS {
             let (entry, is_own_read) = self.entry(&session.address, session.address.key()).await?;
             let Some(revision) = self.as_of(&entry, is_own_read).await? else {

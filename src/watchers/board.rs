@@ -143,6 +143,12 @@ impl Board {
         self.open.insert(at.revision, OpenChange { settled, applied: now, waited_for, closed: 0, silent: HashMap::new() });
         for number in numbers {
             self.send(number, Message::StartEmpty(at));
+            // Among what was missed may be the end of any of its sessions.
+            let sessions = self.sessions.of_watcher(number).into_iter();
+            let doubtful: Vec<_> = sessions.filter_map(|key| Some((key.number, self.sessions.get(key)?.clone()))).collect();
+            if !doubtful.is_empty() {
+                self.send(number, Message::Judge(doubtful));
+            }
         }
         self.settle(at.revision, 0);
     }

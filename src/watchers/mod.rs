@@ -335,7 +335,6 @@ impl Watchers {
             board.send(number, Message::Close { numbers: vec![session_number], reason });
             return Ok(Opened::Closed);
         }
-        // The answer may be of a replica that is ahead of this one: the changes in between are still to come, and are told then.
         Ok(if board.recent.covers(revision) { Opened::Good } else { Opened::Doubtful })
     }
 

@@ -58,9 +58,9 @@ impl Recent {
         (known == position).then(|| self.changes.range(skipped..).cloned().collect())
     }
 
-    /// Whether it knows of every change after `revision`.
+    /// Whether it knows of every change after `revision`. Of one that is still to come it does not: that may be of another history.
     pub(crate) fn covers(&self, revision: Revision) -> bool {
-        self.before.revision <= revision
+        (self.before.revision..=self.head().revision).contains(&revision)
     }
 
     /// Why a password has ended after `revision`, if it has.

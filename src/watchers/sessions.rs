@@ -83,15 +83,13 @@ impl Sessions {
         let mut concerned = Concerned::default();
         let mut sort = |key: SessionKey, open: &Open| {
             let session = &open.session;
-            // Its login was judged after the change.
-            if session.revision >= change.revision {
-                return;
-            }
+            // Its login was judged after the change; or in another history, which only the store can tell.
+            let is_later = session.revision >= change.revision;
             let has_ended = change
                 .ended
                 .iter()
                 .any(|ended| ended.device_id == session.password.device_id && ended.generation >= session.password.generation);
-            if has_ended { concerned.ended.push(key) } else { concerned.doubtful.push(key) }
+            if has_ended && !is_later { concerned.ended.push(key) } else { concerned.doubtful.push(key) }
         };
         match &change.scope {
             Scope::Mailboxes(mailboxes) => {
@@ -185,7 +183,11 @@ mod tests {
         assert_eq!(sorted(concerned).1, vec![3, 4]);
         let mut before = change(Scope::Mailboxes(vec![alice]));
         before.revision = Revision(1);
-        assert_eq!(sessions.concerned(&before), Concerned::default(), "their logins have seen it");
+        assert_eq!(
+            sorted(sessions.concerned(&before)),
+            (vec![], vec![1, 2, 3, 4]),
+            "their logins have seen it, or another history"
+        );
     }
 
     #[test]

@@ -52,8 +52,8 @@ struct State {
     cache: HashMap<(String, Vec<u8>), Cached>,
     /// Counts what was applied.
     step: u64,
-    /// The last change of each mailbox and mail service: its step, and its revision.
-    changed: HashMap<Vec<u8>, (u64, u64)>,
+    /// The step of the last change of each mailbox and mail service.
+    changed: HashMap<Vec<u8>, u64>,
     /// The step at which the cache was emptied last.
     emptied: u64,
     stream: Option<Stream>,
@@ -97,7 +97,7 @@ impl Watcher {
 
     /// Judges a login, from the cache if it may. `password` names it for the history.
     pub async fn login(&self, dice: &mut Dice, login: proto::AuthenticateRequest, password: Option<Password>) -> Judged {
-        let (replica, may_cache, asked_at) = {
+        let (replica, applied, asked_at) = {
             let mut state = self.state();
             let key = (login.address.clone(), login.password.clone());
             if now() < state.lease_end
@@ -108,9 +108,8 @@ impl Watcher {
                 return Judged { by: By::Cache(self.number), answer: self.allowed(&answer), session };
             }
             let own = state.stream.as_ref().map(|stream| stream.replica);
-            // An answer of another replica may be older than what was applied before it was asked: nobody could tell.
             let replica = own.filter(|_| dice.percent(80)).unwrap_or_else(|| dice.below(self.world.replicas.len()));
-            (replica, own == Some(replica), state.step)
+            (replica, state.applied.map_or(0, |position| position.revision), state.step)
         };
         let by = By::Replica(replica);
         let asked = proto::AuthenticateRequest { want_cache: true, ..login.clone() };
@@ -124,7 +123,7 @@ impl Watcher {
         }
         let mut state = self.state();
         let generation = answer.cache.as_ref().map_or(0, |entry| entry.generation);
-        if let Some(entry) = answer.cache.clone().filter(|entry| may_cache && state.may_insert(entry, answer.revision, asked_at))
+        if let Some(entry) = answer.cache.clone().filter(|entry| answer.revision >= applied && state.may_insert(entry, asked_at))
         {
             state.cache.insert((login.address, login.password), Cached { answer: answer.clone(), entry });
         }
@@ -261,7 +260,7 @@ impl Watcher {
         match message {
             Response::Change(change) => {
                 let revision = change.position.map_or(0, |position| position.revision);
-                state.forget(&change, revision);
+                state.forget(&change);
                 let ended = |kept: &Kept| {
                     change.ended.iter().any(|it| it.device_id == kept.device_id && it.generation >= kept.generation)
                 };
@@ -327,19 +326,19 @@ impl State {
         self.changed.clear();
     }
 
-    fn forget(&mut self, change: &watch_response::Change, revision: u64) {
+    fn forget(&mut self, change: &watch_response::Change) {
         self.step += 1;
         let service = Some(&change.mail_service).filter(|service| !service.is_empty());
         for key in change.mailboxes.iter().chain(service) {
-            self.changed.insert(key.clone(), (self.step, revision));
+            self.changed.insert(key.clone(), self.step);
             self.cache.retain(|_, cached| cached.entry.mailbox_key != *key && cached.entry.mail_service_key != *key);
         }
     }
 
-    /// Whether an answer that was asked for at `asked_at` may go into the cache: step 4.
-    fn may_insert(&self, entry: &proto::CacheEntry, revision: u64, asked_at: u64) -> bool {
-        let is_older = |key: &[u8]| self.changed.get(key).is_some_and(|(step, changed)| *step > asked_at && *changed > revision);
-        self.emptied <= asked_at && !is_older(&entry.mailbox_key) && !is_older(&entry.mail_service_key)
+    /// Whether nothing was applied since `asked_at` that an answer of then may not have seen: step 4.
+    fn may_insert(&self, entry: &proto::CacheEntry, asked_at: u64) -> bool {
+        let is_changed = |key: &[u8]| self.changed.get(key).is_some_and(|step| *step > asked_at);
+        self.emptied <= asked_at && !is_changed(&entry.mailbox_key) && !is_changed(&entry.mail_service_key)
     }
 }
 

@@ -351,11 +351,39 @@ async fn a_replica_that_is_dead_is_waited_for_once_and_as_long_as_its_own_lease(
     let left = pending.effective_by.expect("a time").seconds - now.unix_seconds();
     assert!((0..=2).contains(&left), "{left}");
     assert_eq!(world.disconnect(&phone).await.state(), State::Effective);
-    assert!(world.server.log().contains("its row was removed"));
+    // A moment after the answer: only then was it seen long enough.
+    while !world.server.log().contains("its row was removed") {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     let request =
         proto::DisconnectDeviceRequest { address: ADDRESS.into(), device_id: laptop.device_id.clone(), ..Default::default() };
     let second = world.devices.disconnect_device(request).await.expect("revoked").into_inner().revocation.expect("one");
     assert_eq!(second.state(), State::Effective);
+}
+
+/// Among what a replica missed while it stood still may be the end of any session that its watchers have open.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_whose_end_its_replica_has_missed_is_closed_when_it_is_back() {
+    let ground = Ground::new(StoreKind::Postgres).await;
+    let server = ground.start_with(&["--lease", "500ms", "--node-name", "one"]);
+    let other = ground.start_with(&["--lease", "500ms", "--node-name", "two"]);
+    let mut world = World::on(ground, server).await;
+    let (phone, password) = world.add("Phone").await;
+    let (_, staying) = world.add("Laptop").await;
+    let host = Host::start(&[&other]).await;
+    let session = host.open(&password).await;
+    host.open(&staying).await;
+    wait_for_sessions(&mut world, 2).await;
+    other.signal(Signal::STOP);
+    let revocation = world.disconnect(&phone).await;
+    assert_eq!((revocation.state(), revocation.closed_sessions), (State::Effective, 0));
+    while !world.server.log().contains("its row was removed") {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    other.signal(Signal::CONT);
+    host.until(|host| !host.told_to_close().is_empty()).await;
+    assert_eq!(host.told_to_close(), [(session, verdict::Reason::DeviceDisconnected)]);
+    assert!(other.log().contains("joins anew"), "{}", other.log());
 }
 
 /// With the database's hints lost, changes are found by asking.

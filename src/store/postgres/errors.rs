@@ -1,5 +1,10 @@
 //! What PostgreSQL's errors mean to whoever asked, by their SQLSTATE. Its own words are logged here, once.
 
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
 use deadpool_postgres::PoolError;
 use tokio_postgres::{
     Error,
@@ -7,12 +12,31 @@ use tokio_postgres::{
 };
 use tracing::{debug, error, warn};
 
-use crate::store::{OpenError, StoreError};
+use crate::{
+    model::clock::{BootTime, Clock, SystemClock},
+    store::{OpenError, StoreError},
+};
+
+/// An outage fails every login: it is told once in a while, and with all that it fails only to who wants to know everything.
+const TELL_INTERVAL: Duration = Duration::from_secs(1);
+
+macro_rules! tell {
+    ($($what:tt)+) => {
+        if may_tell() { warn!($($what)+) } else { debug!($($what)+) }
+    };
+}
+
+fn may_tell() -> bool {
+    static TOLD: AtomicU64 = AtomicU64::new(0);
+    let (now, told) = (SystemClock.boot(), TOLD.load(Ordering::Relaxed));
+    let is_due = told == 0 || now - BootTime(told) >= TELL_INTERVAL;
+    is_due && TOLD.compare_exchange(told, now.0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+}
 
 /// Before the commit: nothing was changed.
 pub(super) fn store(error: &Error) -> StoreError {
     let Some(state) = error.code() else {
-        warn!(error = words(error), "a statement got no answer");
+        tell!(error = words(error), "a statement got no answer");
         return StoreError::Unavailable("the connection broke".to_owned());
     };
     match *state {
@@ -52,7 +76,7 @@ pub(super) fn commit(error: &Error) -> StoreError {
 }
 
 pub(super) fn pool(error: &PoolError) -> StoreError {
-    warn!(error = pool_words(error), "no connection to the database");
+    tell!(error = pool_words(error), "no connection to the database");
     StoreError::Unavailable("there is no connection".to_owned())
 }
 
