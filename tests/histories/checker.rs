@@ -21,6 +21,9 @@ const GRANT_GAP: Duration = Duration::from_secs(1);
 /// Ended passwords of a mailbox that are remembered; older ones are wrong like any other.
 const REMEMBERED: usize = 20;
 
+/// The fault after which a replica may remember a change that the database has lost.
+pub const LOSE_COMMITS: &str = "lose commits";
+
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Rule {
     /// A login that began after EFFECTIVE was allowed.
@@ -221,7 +224,13 @@ impl Checker<'_> {
         for end in self.ends_of(password).filter(|end| end.began <= login.ended) {
             match end.how {
                 How::Disconnect => reasons.push(Reason::DeviceDisconnected),
-                How::Change => reasons.push(Reason::PasswordChanged),
+                How::Change => {
+                    reasons.push(Reason::PasswordChanged);
+                    if self.history.faults.iter().any(|fault| fault.what == LOSE_COMMITS && fault.began <= login.ended) {
+                        // The new password is lost with its change; the old one must not come back, so the device goes.
+                        reasons.push(Reason::DeviceDisconnected);
+                    }
+                }
                 How::Await => (),
             }
         }

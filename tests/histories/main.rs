@@ -5,6 +5,7 @@
 #![expect(unreachable_pub, reason = "a test program exports nothing")]
 
 mod checker;
+mod database;
 mod dice;
 mod history;
 mod load;
@@ -88,7 +89,12 @@ async fn no_password_is_good_anywhere_once_its_revocation_is_effective_whatever_
 async fn report(world: &World, history: &History, seed: u64) {
     let counts = count(history);
     println!("{counts:#?}");
-    println!("slowest EFFECTIVE: {}", seconds(counts.slowest_effective));
+    println!("{} sessions; slowest EFFECTIVE: {}", counts.sessions, seconds(counts.slowest_effective));
+    let mut rewinds = 0;
+    for replica in &world.replicas {
+        rewinds += replica.log().await.matches("GONE BACK IN TIME").count();
+    }
+    println!("replicas saw the database go back in time {rewinds} times");
     let ends = world.stream_ends.lock().expect("no panic").clone();
     println!("streams ended: {ends:#?}");
     let violations = check(history);

@@ -6,7 +6,7 @@ use latchkey::model::clock::BootTime;
 use rustix::process::Signal;
 
 use crate::{
-    checker::LEASE,
+    checker::{LEASE, LOSE_COMMITS},
     dice::Dice,
     history::{Fault, now},
     proxy::Mode,
@@ -35,15 +35,21 @@ pub async fn torment_replicas(world: Arc<World>, mut dice: Dice, until: BootTime
     }
 }
 
-/// Breaks one thing of the database after the other.
+/// Breaks one thing of the database after the other: each once, then at random.
 pub async fn torment_database(world: Arc<World>, mut dice: Dice, until: BootTime) {
-    tokio::time::sleep(dice.millis(0, 2_000)).await;
+    let mut first = vec![0, 1, 2, 3, 4];
     while now() < until {
+        tokio::time::sleep(dice.millis(200, 3_000)).await;
         let began = now();
-        let (what, outage) =
-            if dice.percent(70) { ("end the listeners", end_listeners(&world).await) } else { restart(&world, &mut dice).await };
+        let kind = if first.is_empty() { dice.below(8) } else { first.swap_remove(dice.below(first.len())) };
+        let (what, outage) = match kind {
+            0 => restart(&world, &mut dice).await,
+            1 => cancel_commits(&world, &mut dice).await,
+            2 => fail_over(&world).await,
+            3 => lose_commits(&world, &mut dice).await,
+            _ => end_listeners(&world).await,
+        };
         world.book.write().faults.push(Fault { what, replica: None, began, ended: now(), outage });
-        tokio::time::sleep(dice.millis(500, 6_000)).await;
     }
 }
 
@@ -98,23 +104,45 @@ async fn end(replica: &Replica, dice: &mut Dice, signal: Signal, what: &'static 
     (what, None)
 }
 
-async fn end_listeners(world: &World) -> Option<(BootTime, BootTime)> {
-    // The database's own nemesis comes after us, so it runs now.
-    let cluster = world.cluster.lock().await;
-    let client = cluster.client(&world.database.name).await;
-    let ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%LISTEN latchkey_change' AND pid <> pg_backend_pid()";
-    client.execute(ended, &[]).await.expect("sessions are ended");
-    None
+async fn end_listeners(world: &World) -> Done {
+    world.database.lock().await.end_listeners().await;
+    ("end the listeners", None)
 }
 
 async fn restart(world: &World, dice: &mut Dice) -> Done {
-    let mut cluster = world.cluster.lock().await;
-    tokio::task::block_in_place(|| cluster.stop());
+    let outage = world.database.lock().await.restart(dice.millis(0, 3_000)).await;
+    ("restart the database", Some(outage))
+}
+
+/// Commits are cancelled that wait for the standby; it gets them later.
+async fn cancel_commits(world: &World, dice: &mut Dice) -> Done {
+    let mut database = world.database.lock().await;
+    database.cancel_commits(dice.millis(100, 2_000)).await;
+    database.reunite().await;
+    ("cancel commits", None)
+}
+
+/// Nothing that was answered as done may be lost.
+async fn fail_over(world: &World) -> Done {
+    let mut database = world.database.lock().await;
     let from = now();
-    tokio::time::sleep(dice.millis(0, 3_000)).await;
+    database.fail_over(true).await;
     let outage = Some((from, now()));
-    cluster.resume().await;
-    ("restart the database", outage)
+    world.lead_to(database.address());
+    database.follow().await;
+    ("fail over", outage)
+}
+
+/// Commits are cancelled that wait for the standby; it never gets them, and takes over. Replicas that have seen them see another history then.
+async fn lose_commits(world: &World, dice: &mut Dice) -> Done {
+    let mut database = world.database.lock().await;
+    database.cancel_commits(dice.millis(100, 2_000)).await;
+    let from = now();
+    database.fail_over(false).await;
+    let outage = Some((from, now()));
+    world.lead_to(database.address());
+    database.follow().await;
+    (LOSE_COMMITS, outage)
 }
 
 fn longer_than_the_lease(dice: &mut Dice) -> Duration {

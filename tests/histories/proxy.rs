@@ -25,6 +25,8 @@ struct State {
     mode: Mode,
     /// Connections of an earlier era are cut.
     era: u64,
+    /// Where new connections lead.
+    upstream: SocketAddr,
 }
 
 pub struct Proxy {
@@ -36,12 +38,12 @@ impl Proxy {
     pub async fn start(upstream: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let port = listener.local_addr().expect("bound").port();
-        let (state, seen) = watch::channel(State { mode: Mode::Open, era: 0 });
+        let (state, seen) = watch::channel(State { mode: Mode::Open, era: 0, upstream });
         tokio::spawn(async move {
             loop {
                 let (client, _) = listener.accept().await.expect("it listens");
                 if seen.borrow().mode != Mode::Refusing {
-                    tokio::spawn(serve(client, upstream, seen.clone()));
+                    tokio::spawn(serve(client, seen.clone()));
                 }
             }
         });
@@ -52,16 +54,25 @@ impl Proxy {
         self.state.send_modify(|state| state.mode = mode);
     }
 
+    /// Another server has taken the place of the first.
+    pub fn lead_to(&self, upstream: SocketAddr) {
+        self.state.send_modify(|state| {
+            state.upstream = upstream;
+            state.era += 1;
+        });
+    }
+
     /// Ends all connections there are.
     pub fn cut(&self) {
         self.state.send_modify(|state| state.era += 1);
     }
 }
 
-async fn serve(client: TcpStream, upstream: SocketAddr, state: watch::Receiver<State>) {
+async fn serve(client: TcpStream, state: watch::Receiver<State>) {
     let era = state.borrow().era;
     let moved = async {
         passes(&mut state.clone()).await;
+        let upstream = state.borrow().upstream;
         let Ok(server) = TcpStream::connect(upstream).await else {
             return;
         };

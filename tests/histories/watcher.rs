@@ -62,7 +62,6 @@ struct State {
 }
 
 struct Stream {
-    number: u64,
     replica: usize,
     outbox: mpsc::UnboundedSender<WatchRequest>,
 }
@@ -200,7 +199,7 @@ impl Watcher {
         let Some(Response::Welcome(welcome)) = first.and_then(|first| first.message) else {
             return Err(Status::internal("the first message is no welcome"));
         };
-        self.welcomed(&welcome, Stream { number, replica, outbox: outbox.clone() });
+        self.welcomed(&welcome, Stream { replica, outbox: outbox.clone() });
         let mut renewals: HashMap<u64, BootTime> = HashMap::new();
         let mut next_renewal = 0;
         let mut renew = tokio::time::interval(LEASE / 5);

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -22,10 +23,11 @@ use tonic::{
 
 use crate::{
     checker::LEASE,
+    database::Database,
     history::{Book, Failure, now},
     proxy::Proxy,
     server::{Ground, Server},
-    support::postgres::{Cluster, TestDatabase},
+    support::postgres::TestDatabase,
     watcher::words,
 };
 
@@ -51,9 +53,7 @@ pub struct Replica {
 
 pub struct World {
     pub replicas: Vec<Replica>,
-    pub cluster: tokio::sync::Mutex<Cluster>,
-    /// For the test's own questions, past the proxies.
-    pub database: TestDatabase,
+    pub database: tokio::sync::Mutex<Database>,
     pub mailboxes: Vec<String>,
     pub book: Book,
     /// The test's numbers of devices.
@@ -66,28 +66,25 @@ pub struct World {
 
 impl World {
     pub async fn new() -> Self {
-        let cluster = Cluster::start(&["fsync=off"]).await;
-        let database = cluster.database().await;
+        let (database, direct) = Database::start().await;
         let folder = tempfile::tempdir().expect("a temporary folder");
         let pepper = folder.path().join("pepper");
         Pepper::random().create(&pepper).expect("a pepper");
-        let upstream = ([127, 0, 0, 1], cluster.port()).into();
         let mut replicas = vec![];
         for number in 0..REPLICAS {
-            let proxy = Proxy::start(upstream).await;
-            let url = database.url.replace(&format!(":{}/", cluster.port()), &format!(":{}/", proxy.port));
-            assert_ne!(url, database.url);
+            let proxy = Proxy::start(database.address()).await;
+            let url = direct.replace(&format!(":{}/", database.port()), &format!(":{}/", proxy.port));
+            assert_ne!(url, direct);
             let ground = Ground {
                 folder: tempfile::tempdir().expect("a temporary folder"),
-                database: Some(TestDatabase { url, name: database.name.clone() }),
+                database: Some(TestDatabase { url, name: String::new() }),
             };
             replicas.push(Replica::start(number, proxy, ground, pepper.clone()).await);
         }
         let mailboxes = (0..MAILBOXES).map(|number| format!("user{number}@example.com")).collect();
         let world = Self {
             replicas,
-            cluster: tokio::sync::Mutex::new(cluster),
-            database,
+            database: tokio::sync::Mutex::new(database),
             mailboxes,
             book: Book::default(),
             devices: Mutex::default(),
@@ -122,6 +119,11 @@ impl World {
 
     pub fn credentials(&self, replica: usize) -> DeviceCredentialsClient<Channel> {
         DeviceCredentialsClient::new(self.replicas[replica].channel.clone())
+    }
+
+    /// The replicas find another primary where the old one was: as behind an address that moves with it.
+    pub fn lead_to(&self, primary: SocketAddr) {
+        self.replicas.iter().for_each(|replica| replica.proxy.lead_to(primary));
     }
 
     /// Notes how a watcher's stream ended: what the watcher is blamed for, as a refusal.
