@@ -29,7 +29,7 @@ use latchkey::{
     model::{
         address::Address,
         change::{Change, Position, Revision},
-        clock::{BootTime, Clock, SystemClock, Timestamp},
+        clock::{BootTime, Clock, SharedClock, SystemClock, Timestamp},
         device::{Generation, KeyId, PasswordHash, StoredPassword},
         event::LoginCount,
         id::{DeviceId, NodeId},
@@ -50,8 +50,9 @@ use tokio::sync::oneshot;
 /// Where a login is stopped: after the store has answered, before it is told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Place {
-    AfterReadMailbox,
-    AfterReadHash,
+    ReadMailbox,
+    ReadHash,
+    Head,
 }
 
 /// One stop: says that it was reached, and waits to go on.
@@ -63,14 +64,23 @@ struct Stop {
 
 /// A real store, behind a door that a test can hold.
 struct Held {
-    store: Arc<dyn Store>,
+    store: Mutex<Arc<dyn Store>>,
     stop: Mutex<Option<Stop>>,
     is_away: AtomicBool,
 }
 
 impl Held {
     fn over(store: Arc<dyn Store>) -> Arc<Self> {
-        Arc::new(Self { store, stop: Mutex::default(), is_away: AtomicBool::new(false) })
+        Arc::new(Self { store: Mutex::new(store), stop: Mutex::default(), is_away: AtomicBool::new(false) })
+    }
+
+    fn store(&self) -> Arc<dyn Store> {
+        Arc::clone(&self.store.lock().expect("not poisoned"))
+    }
+
+    /// Another one takes its place: a standby that was promoted.
+    fn fail_over(&self, to: &Arc<dyn Store>) {
+        *self.store.lock().expect("not poisoned") = Arc::clone(to);
     }
 
     /// The next one who comes to this place stops there.
@@ -97,25 +107,25 @@ macro_rules! held_store {
                 if self.is_away.load(Ordering::SeqCst) {
                     return Err(StoreError::Unavailable("the test took it away".to_owned()));
                 }
-                let answer = self.store.$method($($name),*).await;
+                let answer = self.store().$method($($name),*).await;
                 $(self.pass(Place::$place).await;)?
                 answer
             })*
 
             fn listen(&self, hint: Hint) {
-                self.store.listen(hint);
+                self.store().listen(hint);
             }
 
             fn system(&self) -> &'static str {
-                self.store.system()
+                self.store().system()
             }
         }
     };
 }
 
 held_store! {
-    read_mailbox(address: &Address) -> MailboxRead, at AfterReadMailbox;
-    read_hash(device_id: DeviceId, generation: Generation) -> Option<PasswordHash>, at AfterReadHash;
+    read_mailbox(address: &Address) -> MailboxRead, at ReadMailbox;
+    read_hash(device_id: DeviceId, generation: Generation) -> Option<PasswordHash>, at ReadHash;
     upgrade_password(
         device_id: DeviceId, generation: Generation, before: Option<&PasswordHash>, after: &StoredPassword, change: &NewChange
     ) -> Option<Revision>;
@@ -124,9 +134,9 @@ held_store! {
     import(mailboxes: &[NewMailbox], origin: &Origin) -> Vec<bool>;
     join(node: &Node) -> ();
     leave(node_id: NodeId) -> ();
-    sync(node_id: NodeId, renewals: u64, acknowledged: Revision, applied: Position) -> Option<Head>;
+    sync(node_id: NodeId, renewals: u64, acknowledged: Revision, applied: Position) -> Option<Head>, at Head;
     acknowledge(node_id: NodeId, renewals: u64, acknowledged: Revision, applied: Position) -> bool;
-    head(applied: Revision) -> Head;
+    head(applied: Revision) -> Head, at Head;
     changes(after: Revision, up_to: Revision, limit: usize) -> Vec<Change>;
     nodes() -> Vec<Node>;
     remove_node(node_id: NodeId, renewals: u64) -> bool;
@@ -237,9 +247,9 @@ macro_rules! on_each_store {
 }
 
 on_each_store! {
-    a_generated_password_that_ends_while_its_record_is_read: None, AfterReadMailbox;
-    a_chosen_password_that_ends_while_its_record_is_read: Some(super::CHOSEN), AfterReadMailbox;
-    a_chosen_password_that_ends_while_it_is_hashed: Some(super::CHOSEN), AfterReadHash;
+    a_generated_password_that_ends_while_its_record_is_read: None, ReadMailbox;
+    a_chosen_password_that_ends_while_its_record_is_read: Some(super::CHOSEN), ReadMailbox;
+    a_chosen_password_that_ends_while_it_is_hashed: Some(super::CHOSEN), ReadHash;
 }
 
 /// Goes with the machine's, and can be moved ahead.
@@ -256,19 +266,24 @@ impl Clock for MovedClock {
     }
 }
 
+/// Its feed has synced, and it has changed nothing.
+async fn bare_replica(store: Arc<dyn Store>, pepper: &Pepper, clock: SharedClock, freshness: Freshness) -> Replica {
+    let hashing = HashingSettings { threads: None, queue: 10, deadline: Duration::from_secs(60) };
+    let hashing = HashingPool::new(Hasher::new(pepper, CHEAP).expect("good"), SystemClock::shared(), hashing);
+    let mut settings = common::settings();
+    settings.denial_delay = Duration::ZERO;
+    settings.feed.freshness = freshness;
+    let replica = Replica::assemble(store, pepper, Arc::new(hashing), clock, settings);
+    tokio::spawn(Arc::clone(&replica.feed).run());
+    replica.feed.health().wait_for(|synced| *synced).await.expect("the feed runs");
+    replica
+}
+
 async fn without_a_store(freshness: Freshness) -> (Arc<Held>, Arc<MovedClock>, Replica, Address, String, tempfile::TempDir) {
     let folder = tempfile::tempdir().expect("a folder");
     let held = Held::over(common::sqlite(folder.path()));
     let clock = Arc::new(MovedClock::default());
-    let pepper = Pepper::random();
-    let hashing = HashingSettings { threads: None, queue: 10, deadline: Duration::from_secs(60) };
-    let hashing = HashingPool::new(Hasher::new(&pepper, CHEAP).expect("good"), SystemClock::shared(), hashing);
-    let mut settings = common::settings();
-    settings.denial_delay = Duration::ZERO;
-    settings.feed.freshness = freshness;
-    let replica = Replica::assemble(Arc::clone(&held) as _, &pepper, Arc::new(hashing), Arc::clone(&clock) as _, settings);
-    tokio::spawn(Arc::clone(&replica.feed).run());
-    replica.feed.health().wait_for(|synced| *synced).await.expect("the feed runs");
+    let replica = bare_replica(Arc::clone(&held) as _, &Pepper::random(), Arc::clone(&clock) as _, freshness).await;
     common::provision(&replica).await;
     let alice = address("alice@example.com");
     common::mailbox(&replica, &alice).await;
@@ -301,4 +316,133 @@ async fn under_freshness_read_no_login_is_answered_without_the_store() {
     let (_held, _clock, replica, alice, password, _folder) = without_a_store(Freshness::Read).await;
     let answer = replica.login.authenticate(&attempt(&alice, &password)).await;
     assert!(matches!(answer, Err(NoAnswer::StoreUnavailable)), "{answer:?}");
+}
+
+/// A replica and its database, and a standby that was promoted: with all up to some moment, and nothing after it.
+struct Rewound {
+    held: Arc<Held>,
+    replica: Replica,
+    /// Who makes changes on one of the databases, past the replica.
+    first: Replica,
+    second: Replica,
+    alice: Address,
+    phone: DeviceId,
+    password: String,
+    /// Of no interest but for the changes that their ends make.
+    others: Vec<DeviceId>,
+}
+
+impl Rewound {
+    async fn new() -> Self {
+        let database = support::postgres::fresh_database().await;
+        let (first, pepper) = (common::postgres(&database.url).await, Pepper::random());
+        let held = Held::over(Arc::clone(&first));
+        let replica_on = async |store| bare_replica(store, &pepper, SystemClock::shared(), Freshness::Lease).await;
+        let replica = replica_on(Arc::clone(&held) as _).await;
+        common::provision(&replica).await;
+        let alice = address("alice@example.com");
+        common::mailbox(&replica, &alice).await;
+        let password = common::device(&replica, &alice, "Phone", None).await;
+        for number in 0..8 {
+            common::device(&replica, &alice, &format!("Other {number}"), None).await;
+        }
+        let listed = replica.devices.list(&who(), &alice, None, 10, false).await.expect("listed").devices;
+        let (phone, others) = listed.into_iter().partition::<Vec<_>, _>(|device| device.name.as_str() == "Phone");
+        replica.feed.sync().await.expect("synced");
+        let copy = support::postgres::copy_of(&database).await;
+        // Its connections were cut.
+        while replica.feed.sync().await.is_err() {}
+        let renewals = first.nodes().await.expect("read")[0].renewals;
+        // As far as the standby goes: with the row as it is now.
+        let row = format!("UPDATE node SET renewals = {renewals}");
+        support::postgres::client(&copy).await.batch_execute(&row).await.expect("written");
+        let (first, second) = (replica_on(first).await, replica_on(common::postgres(&copy.url).await).await);
+        let others = others.into_iter().map(|device| device.device_id).collect();
+        Self { held, replica, first, second, alice, phone: phone[0].device_id, password, others }
+    }
+
+    async fn login(&self) -> Reason {
+        self.replica.login.authenticate(&attempt(&self.alice, &self.password)).await.expect("answered").reason
+    }
+
+    /// Stops the feed after the next head that it is answered.
+    async fn stop_feed(&self) -> oneshot::Sender<()> {
+        let (reached, go) = self.held.stop_at(Place::Head);
+        self.replica.feed.hint();
+        reached.await.expect("the feed comes there");
+        go
+    }
+
+    async fn end(&self, device: DeviceId, on: &Replica) -> Confirmation {
+        let revocation = on.devices.disconnect(&who(), &self.alice, device, None, Wait::Not).await;
+        revocation.expect("disconnected").confirmation
+    }
+
+    async fn change(&mut self, on: fn(&Self) -> &Replica) {
+        let device = self.others.pop().expect("there are enough");
+        self.end(device, on(self)).await;
+    }
+
+    /// The second database takes over; the feed goes on, and syncs with it.
+    async fn fail_over(&self, feed: oneshot::Sender<()>) {
+        self.held.fail_over(&self.second.store);
+        feed.send(()).expect("it waits");
+        for _ in 0..2 {
+            while self.replica.feed.sync().await.is_err() {}
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_a_new_history_are_not_applied_on_top_of_a_lost_one() {
+    let mut world = Rewound::new().await;
+    world.change(|world| &world.first).await;
+    world.replica.feed.sync().await.expect("applied");
+    assert_eq!(world.login().await, Reason::Ok, "and warm again");
+    // Of this the feed hears the head, and then no row.
+    let go = world.stop_feed().await;
+    world.change(|world| &world.first).await;
+    let (reached, stopped) = world.held.stop_at(Place::Head);
+    world.replica.feed.hint();
+    go.send(()).expect("it waits");
+    reached.await.expect("the feed comes there");
+    world.end(world.phone, &world.second).await;
+    world.change(|world| &world.second).await;
+    world.change(|world| &world.second).await;
+    world.fail_over(stopped).await;
+    assert_eq!(world.login().await, Reason::DeviceDisconnected);
+    assert_eq!(world.replica.feed.rewinds(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_of_a_lost_history_ends_with_a_change_of_the_new_one_though_it_says_that_it_is_newer() {
+    let mut world = Rewound::new().await;
+    let stopped = world.stop_feed().await;
+    for _ in 0..5 {
+        world.change(|world| &world.first).await;
+    }
+    assert_eq!(world.login().await, Reason::Ok, "read from the history that is lost next");
+    world.end(world.phone, &world.second).await;
+    world.fail_over(stopped).await;
+    assert_eq!(world.login().await, Reason::DeviceDisconnected);
+    assert_eq!(world.replica.feed.rewinds(), 0, "it had applied nothing of what was lost");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_replica_has_applied_of_a_lost_history_acknowledges_nothing_of_the_new_one() {
+    let mut world = Rewound::new().await;
+    for _ in 0..5 {
+        world.change(|world| &world.first).await;
+    }
+    world.replica.feed.sync().await.expect("applied");
+    world.replica.feed.sync().await.expect("acknowledged");
+    assert_eq!(world.login().await, Reason::Ok);
+    let stopped = world.stop_feed().await;
+    world.second.feed.leave().await.expect("nobody else is waited for");
+    world.held.fail_over(&world.second.store);
+    let confirmation = world.end(world.phone, &world.replica).await;
+    assert_eq!(world.login().await, Reason::Ok, "it holds a lease, and knows nothing of the change");
+    assert!(matches!(confirmation, Confirmation::Pending { .. }), "{confirmation:?}");
+    world.fail_over(stopped).await;
+    assert_eq!(world.login().await, Reason::DeviceDisconnected);
 }

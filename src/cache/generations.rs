@@ -41,11 +41,6 @@ impl<K: Eq + Hash + Copy, V> Generations<K, V> {
         forgotten
     }
 
-    /// The value, where it is.
-    pub(super) fn peek(&self, key: &K) -> Option<&V> {
-        self.young.get(key).or_else(|| self.old.get(key))
-    }
-
     pub(super) fn remove(&mut self, key: &K) -> Option<V> {
         let old = self.old.remove(key);
         self.young.remove(key).or(old)

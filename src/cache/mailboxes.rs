@@ -116,7 +116,7 @@ impl MailboxCache {
     /// Ends what the change concerns, in the cache and under way. When this returns, no entry from before it says that it is current.
     pub fn apply(&self, change: &Change) {
         match &change.scope {
-            Scope::Mailboxes(keys) => keys.iter().for_each(|key| self.end_mailbox(*key, change.revision)),
+            Scope::Mailboxes(keys) => keys.iter().for_each(|key| self.end_mailbox(*key)),
             Scope::Service(service) => self.end_where(|entry| entry.belongs_to(*service)),
         }
     }
@@ -143,14 +143,12 @@ impl MailboxCache {
         self.len() == 0
     }
 
-    fn end_mailbox(&self, key: MailboxKey, revision: Revision) {
+    fn end_mailbox(&self, key: MailboxKey) {
         let mut shard = self.shard(key);
         let shard = &mut *shard;
         for map in [&mut shard.present, &mut shard.absent] {
-            // One that was read after the change has seen it.
-            if map.peek(&key).is_some_and(|entry| entry.read.revision < revision)
-                && let Some(entry) = map.remove(&key)
-            {
+            // Whatever revision it was read at: a higher one may be of a history that is lost.
+            if let Some(entry) = map.remove(&key) {
                 entry.end();
             }
         }

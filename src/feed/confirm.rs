@@ -131,16 +131,8 @@ impl Feed {
             }
             Err(_) => return self.unknown(waiting),
         };
-        // What this process has done it knows itself.
-        let (own, acknowledged) = (self.node(), self.acknowledged());
-        let nodes: Vec<Node> = nodes
-            .iter()
-            .map(|node| match own {
-                Some(own) if own == node.node_id => Node { applied: node.applied.max(acknowledged), ..node.clone() },
-                _ => node.clone(),
-            })
-            .collect();
-        let now = self.clock.boot();
+        // This process's own row, too: what it remembers having applied may be of a history that the change is not in.
+        let (own, now) = (self.node(), self.clock.boot());
         match waiting.judge(&nodes, now) {
             Judged::Effective => (),
             Judged::Late(late) => {

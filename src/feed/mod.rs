@@ -410,10 +410,13 @@ impl Feed {
     async fn apply(&self, at: &mut Progress, after: Revision, up_to: Revision) -> Result<(), StoreError> {
         let mut after = after;
         while after < up_to {
-            let changes = self.store.changes(after, up_to, ROWS_AT_ONCE).await?;
-            if changes.is_empty() {
-                // Trimmed in the meantime: the next sync's head tells.
-                return Err(StoreError::Conflict("the log was trimmed while it was read".to_owned()));
+            // From the last row applied on: they follow it if it is the first. The database may be another one by now than the head was read from.
+            let before = Revision(after.0.saturating_sub(1));
+            let mut changes = self.store.changes(before, up_to, ROWS_AT_ONCE).await?.into_iter().peekable();
+            let is_next = after == Revision::default() || changes.next().is_some_and(|last| last.position() == at.applied);
+            if !is_next || changes.peek().is_none() {
+                // Trimmed in the meantime, or of another history: the next sync's head tells.
+                return Err(StoreError::Conflict("the log has changed while it was read".to_owned()));
             }
             for change in changes {
                 if let Err(gap) = at.advance(&change) {

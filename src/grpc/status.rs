@@ -89,6 +89,10 @@ pub(super) fn cut_off(why: CutOff) -> Status {
             let words = "another stream said hello with the same watcher_id";
             Status::with_error_details(Code::Aborted, words, with_reason("WATCHER_REPLACED"))
         }
+        CutOff::BeginsAnew => {
+            let words = "the change log may be of another history than before; connect again";
+            Status::with_error_details(Code::Aborted, words, with_reason("WATCHER_BEGINS_ANEW"))
+        }
     }
 }
 

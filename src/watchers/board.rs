@@ -128,6 +128,10 @@ impl Board {
         self.recent = Recent::begin(at);
         self.open.clear();
         self.applied.clear();
+        let ambiguous = self.connected.iter().filter(|(_, watcher)| watcher.told.restart_is_ambiguous(at.revision));
+        for number in ambiguous.map(|(number, _)| *number).collect::<Vec<_>>() {
+            self.cut_off(number, CutOff::BeginsAnew);
+        }
         let mut waited_for = 0;
         for departed in self.departed.iter_mut().filter(|departed| departed.told.has_lease(now)) {
             departed.told.restart(at.revision);

@@ -80,6 +80,8 @@ pub enum CutOff {
     TooSlow,
     /// Another stream came with the same id.
     Replaced,
+    /// It has to begin anew, and what it acknowledges on this stream could be taken for having done so.
+    BeginsAnew,
 }
 
 /// What a watcher did wrong.

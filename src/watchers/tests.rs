@@ -166,10 +166,28 @@ fn when_history_goes_back_nobody_is_settled_before_it_has_begun_anew() {
     }
     world.watchers.acknowledge(host.number, Revision(3), &[]).unwrap();
     world.lease.end();
-    world.watchers.tell_start_empty(Position { revision: Revision(2), nonce: 21 });
-    assert_eq!(world.settled(2), 0, "1 and 2 of the new history it was never told of");
+    world.watchers.tell_start_empty(Position { revision: Revision(5), nonce: 21 });
+    assert_eq!(world.settled(5), 0, "1 to 5 of the new history it was never told of");
     assert!(received(&mut host).last().unwrap().starts_with("StartEmpty"));
-    world.watchers.acknowledge(host.number, Revision(2), &[]).unwrap();
+    world.watchers.acknowledge(host.number, Revision(5), &[]).unwrap();
+    assert_eq!(world.settled(5), 5);
+}
+
+#[test]
+fn what_is_acknowledged_of_a_lost_history_does_not_pass_for_having_begun_anew() {
+    let world = World::new();
+    let mut host = world.host(1);
+    for revision in 1..=3 {
+        world.change(revision);
+    }
+    world.watchers.tell_start_empty(Position { revision: Revision(2), nonce: 21 });
+    assert_eq!(host.cut_off.try_recv(), Ok(CutOff::BeginsAnew));
+    assert_eq!(world.watchers.acknowledge(host.number, Revision(2), &[]), Err(Misstep::CutOff), "on its way since before");
+    assert_eq!(world.settled(2), 0, "it holds a lease");
+    let back = world.hello(1, Some(3));
+    assert!(back.starts_empty);
+    assert_eq!(world.settled(2), 0, "until it says so");
+    world.pass(crate::model::lease::surely_over_elsewhere(LEASE));
     assert_eq!(world.settled(2), 2);
 }
 

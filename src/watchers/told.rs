@@ -41,6 +41,11 @@ impl Told {
         self.pending.push_back((revision, self.lease_end.max(at_least)));
     }
 
+    /// Whether what it may have acknowledged by now, and is still on its way, could be taken for having begun again at `at`.
+    pub fn restart_is_ambiguous(&self, at: Revision) -> bool {
+        self.told >= at
+    }
+
     /// It is told to begin again at `at`, which may be of another history: until it says that it has, or its lease ends, it may use what is from before.
     pub fn restart(&mut self, at: Revision) {
         self.pending.clear();

@@ -146,7 +146,7 @@ impl Watching {
         }
         // Before the replica is asked: changes applied from here on overtake the answer.
         let (load, applied) = (self.cache.begin_load(attempt.address.key()), self.applied());
-        let answer = self.ask(attempt).await?;
+        let (answer, is_of_followed) = self.ask(attempt).await?;
         let reason = Reason::from_number(answer.reason.into()).filter(|_| answer.reason != 0);
         let is_allowed = answer.decision() == proto::Decision::Allow;
         let session = is_allowed.then(|| Session::decode("session", &answer.session)).and_then(Result::ok);
@@ -157,6 +157,7 @@ impl Watching {
             (false, Some(reason)) => reason,
         };
         if let (Some(session), Some(cache)) = (&session, &answer.cache)
+            && is_of_followed
             && answer.revision >= applied.0
             && let Some(record) = messages::record(session.password, cache)
         {
@@ -217,8 +218,9 @@ impl Watching {
         load.finish(MailboxRead { revision, mailbox: Some(record) });
     }
 
-    /// Asks the replica that is followed, and the others if it gives no answer.
-    async fn ask(&self, attempt: &Attempt) -> Result<proto::AuthenticateResponse, NoAnswer> {
+    /// Asks the replica that is followed, and the others if it gives no answer. Also says whether the one that is followed has answered: any other may know less
+    /// than that one has told, whatever revision it answers, for that may be of a history that is lost.
+    async fn ask(&self, attempt: &Attempt) -> Result<(proto::AuthenticateResponse, bool), NoAnswer> {
         let first = *self.followed.borrow();
         let replicas = self.settings.replicas.len();
         let mut last = "there is none".to_owned();
@@ -226,7 +228,7 @@ impl Watching {
             let mut request = tonic::Request::new(messages::attempt(attempt));
             request.set_timeout(LOGIN_TIMEOUT);
             match self.client((first + at) % replicas).authenticate(request).await {
-                Ok(answer) => return Ok(answer.into_inner()),
+                Ok(answer) => return Ok((answer.into_inner(), at == 0 && *self.connected.borrow())),
                 Err(status) if status.code() == Code::InvalidArgument => {
                     return Err(NoAnswer::Malformed(status.message().to_owned()));
                 }

@@ -108,7 +108,9 @@ impl Watcher {
             }
             let own = state.stream.as_ref().map(|stream| stream.replica);
             let replica = own.filter(|_| dice.percent(80)).unwrap_or_else(|| dice.below(self.world.replicas.len()));
-            (replica, state.applied.map_or(0, |position| position.revision), state.step)
+            // Any other may know less than the stream's own has told.
+            let applied = own.filter(|own| *own == replica).and(state.applied).map(|position| position.revision);
+            (replica, applied, state.step)
         };
         let by = By::Replica(replica);
         let asked = proto::AuthenticateRequest { want_cache: true, ..login.clone() };
@@ -122,7 +124,10 @@ impl Watcher {
         }
         let mut state = self.state();
         let generation = answer.cache.as_ref().map_or(0, |entry| entry.generation);
-        if let Some(entry) = answer.cache.clone().filter(|entry| answer.revision >= applied && state.may_insert(entry, asked_at))
+        if let Some(entry) = answer
+            .cache
+            .clone()
+            .filter(|entry| applied.is_some_and(|applied| answer.revision >= applied) && state.may_insert(entry, asked_at))
         {
             state.cache.insert((login.address, login.password), Cached { answer: answer.clone(), entry });
         }

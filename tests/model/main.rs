@@ -6,8 +6,6 @@
 //!
 //! Each world is searched to its end: it has no more states than were looked at. What bounds a world is said in it: how long real time goes on, how many syncs, joins and faults there are.
 
-#![expect(clippy::expect_used, reason = "a test that can't go on has failed")]
-
 mod login;
 mod replica;
 mod revoker;

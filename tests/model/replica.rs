@@ -68,7 +68,7 @@ pub(crate) enum Feed {
     },
     Applying {
         from: BootTime,
-        up_to: Position,
+        up_to: Revision,
     },
 }
 
@@ -128,11 +128,6 @@ impl World {
         let from = state.clock(Who::Replica(it));
         let head = state.store.position();
         if let Feed::Start { before } = state.replicas[it].feed {
-            let progress = state.replicas[it].progress.as_ref();
-            let is_rewound = progress.is_some_and(|it| it.judge(state.store.head(it.applied.revision)) == Step::Rewound);
-            if is_rewound && self.holds(Rule::NewHistoryNewStream) && state.replicas[it].told.is_some() {
-                self.cut(state);
-            }
             state.replicas[it].feed = Feed::Joining { before, head, from };
             state.replicas[it].clear(self.holds(Rule::Floor).then_some(head.revision));
             self.tell_start_empty(state, it, head.revision);
@@ -211,11 +206,11 @@ impl World {
         }
         match progress.judge(head) {
             Step::UpToDate => self.synced(state, it, from),
-            Step::Read { .. } => {
+            Step::Read { up_to, .. } => {
                 if !self.holds(Rule::ApplyBeforeLease) {
                     replica.lease_end = from + lease::held(self.lease());
                 }
-                replica.feed = Feed::Applying { from, up_to: Position { revision: head.revision, nonce: head.nonce } };
+                replica.feed = Feed::Applying { from, up_to };
             }
             Step::Jump { to } => {
                 replica.lease_end = BootTime::default();
@@ -249,6 +244,11 @@ impl World {
             replica.feed = Feed::Idle;
             return self.sync_failed(state, it);
         };
+        let follows = state.store.row(progress.applied.revision).is_some_and(|last| last.nonce == progress.applied.nonce);
+        if !follows && self.holds(Rule::AppliedHistory) {
+            replica.feed = Feed::Idle;
+            return self.sync_failed(state, it);
+        }
         let change = Change { revision: next, nonce: row.nonce, scope: Scope::Mailboxes(vec![]), ended: vec![] };
         if progress.advance(&change).is_err() {
             replica.feed = Feed::Idle;
@@ -260,11 +260,8 @@ impl World {
         }
         replica.is_drop_due = row.ends && !self.holds(Rule::ApplyBeforeAcknowledgement);
         self.tell(state, it, next, row.ends);
-        if applied.revision < up_to.revision {
+        if applied.revision < up_to {
             return;
-        }
-        if applied != up_to && self.holds(Rule::AppliedHistory) {
-            return Self::begin_anew(&mut state.replicas[it]);
         }
         if state.replicas[it].is_drop_due {
             state.replicas[it].feed = Feed::Idle;
@@ -327,6 +324,10 @@ impl World {
     fn tell_start_empty(&self, state: &mut State, it: usize, at: Revision) {
         let now = state.clock(Who::Replica(it));
         state.replicas[it].knows_from = at;
+        let is_ambiguous = state.replicas[it].told.as_ref().is_some_and(|told| told.restart_is_ambiguous(at));
+        if is_ambiguous && self.holds(Rule::NewHistoryNewStream) {
+            self.cut(state);
+        }
         for told in state.replicas[it].departed.iter_mut().filter(|told| told.has_lease(now)) {
             told.restart(at);
         }

@@ -59,7 +59,12 @@ impl World {
             Phase::RowsRead(_) => true,
             _ => false,
         };
-        is_due && (revoker.kind == Kind::Repeats) == state.store.is_revoked() || is_due && revoker.kind == Kind::Other
+        let has_reason = match revoker.kind {
+            Kind::Revokes => !state.store.is_revoked(),
+            Kind::Repeats => state.store.is_revoked(),
+            Kind::Other => true,
+        };
+        is_due && has_reason
     }
 
     pub(crate) fn read_rows_first(&self, state: &mut State, at: usize) {

@@ -41,7 +41,7 @@ pub(crate) enum Rule {
     ResumedIsWaitedFor,
     /// Who begins empty acknowledges nothing before its watchers have begun empty too.
     StartEmptyHoldsAllBack,
-    /// Watchers of a history that is gone are cut off: what they acknowledge on their streams is of that history, though its revision may be one of the new one.
+    /// A watcher that is to begin anew is cut off if what it still acknowledges on its stream could be taken for that: it may be of a history that is gone.
     NewHistoryNewStream,
     /// A change ends a record whatever revision that was read at: it may be one of a history that is gone.
     AnyRevisionEnds,
@@ -55,9 +55,9 @@ pub(crate) enum Rule {
     Nonce,
     /// An acknowledgement counts in the history that it is of.
     AcknowledgedHistory,
-    /// What a process knows itself of how far it has applied counts in the history that it is of.
+    /// A revocation waits for the row of its own process as for any other: what that remembers of how far it has applied may be of a history that is gone.
     OwnHistory,
-    /// The rows that are applied are those that the head was told of.
+    /// The rows that are applied follow the last one applied: they are read together with it.
     AppliedHistory,
     /// A login without a lease waits for a sync that begins after it.
     SyncBegunAfterTheLogin,

@@ -96,7 +96,8 @@ impl Model for World {
     fn properties(&self) -> Vec<Property<Self>> {
         let mut properties = vec![
             Property::always(PROMISE, |_: &Self, state: &State| {
-                !state.is_broken && !(state.is_effective() && state.is_warm_somewhere())
+                let is_old_allowed = state.is_effective() && state.is_warm_somewhere();
+                !state.is_broken && !is_old_allowed
             }),
             Property::sometimes(CACHED, |world: &Self, state: &State| {
                 state.is_warm_somewhere() || world.reads && state.replicas.iter().any(|it| it.login.is_shared_by_cached())

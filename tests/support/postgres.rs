@@ -27,6 +27,27 @@ pub async fn fresh_database() -> TestDatabase {
     cluster.database().await
 }
 
+/// A database in the shared cluster with all that another one holds just now: what a standby had got that is promoted. Whoever is connected to the first is cut.
+pub async fn copy_of(database: &TestDatabase) -> TestDatabase {
+    let cluster = SHARED.get().expect("it was made by `fresh_database`");
+    let client = cluster.client("postgres").await;
+    let (from, name) = (&database.name, format!("{}_copy", database.name));
+    for step in [
+        format!("ALTER DATABASE {from} ALLOW_CONNECTIONS false"),
+        format!("SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = '{from}'"),
+        format!("CREATE DATABASE {name} TEMPLATE {from}"),
+        format!("ALTER DATABASE {from} ALLOW_CONNECTIONS true"),
+    ] {
+        client.batch_execute(&step).await.expect("a copy is made");
+    }
+    TestDatabase { url: cluster.url(&name), name }
+}
+
+/// A connection of the test's own.
+pub async fn client(database: &TestDatabase) -> tokio_postgres::Client {
+    connect(&database.url).await.expect("the server runs")
+}
+
 /// A cluster.
 pub struct Cluster {
     folder: TempDir,

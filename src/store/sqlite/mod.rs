@@ -8,7 +8,10 @@ use std::{
     fs::{self, File, OpenOptions, TryLockError},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -43,6 +46,8 @@ mod embedded {
 pub struct SqliteStore {
     connections: Arc<Connections>,
     file: PathBuf,
+    /// How far the one process has acknowledged: nobody else reads it, and a restart begins anew.
+    acknowledged: AtomicU64,
     /// Held as long as the store: one process at a time.
     _lock: File,
 }
@@ -64,7 +69,7 @@ impl SqliteStore {
         OpenOptions::new().create(true).append(true).mode(0o600).open(&file).map_err(unusable)?;
         migrate(&file)?;
         let connections = Connections::open(&file).map_err(|error| errors::open(&file, &error))?;
-        Ok(Self { connections: Arc::new(connections), file, _lock: lock })
+        Ok(Self { connections: Arc::new(connections), file, acknowledged: AtomicU64::new(0), _lock: lock })
     }
 
     /// Opens a store that is there, and neither makes nor changes it: for who only looks.
@@ -159,6 +164,7 @@ impl Store for SqliteStore {
         // There is one process: whatever row is there is a dead one's.
         session.execute("/* join */ DELETE FROM node", &[]).await?;
         session.execute(upkeep::JOIN, &upkeep::join_parameters(node)).await?;
+        self.acknowledged.store(node.applied.0, Ordering::Release);
         session.commit().await
     }
 
@@ -166,12 +172,14 @@ impl Store for SqliteStore {
         self.write_one(upkeep::LEAVE, &[node_id.into()]).await.map(drop)
     }
 
-    /// One process needs no row to be waited for: what it has applied it knows itself. So a sync reads the head, and writes nothing.
-    async fn sync(&self, _node_id: NodeId, _renewals: u64, _acknowledged: Revision, applied: Position) -> Result<Option<Head>> {
+    /// What the one process has acknowledged need not survive it. So a sync reads the head, and writes nothing.
+    async fn sync(&self, _node_id: NodeId, _renewals: u64, acknowledged: Revision, applied: Position) -> Result<Option<Head>> {
+        self.acknowledged.store(acknowledged.0, Ordering::Release);
         upkeep::to_head(self.connections.query_now(upkeep::HEAD, &[applied.revision.into()])?)
     }
 
-    async fn acknowledge(&self, _node_id: NodeId, _renewals: u64, _acknowledged: Revision, _applied: Position) -> Result<bool> {
+    async fn acknowledge(&self, _node_id: NodeId, _renewals: u64, acknowledged: Revision, _applied: Position) -> Result<bool> {
+        self.acknowledged.store(acknowledged.0, Ordering::Release);
         Ok(true)
     }
 
@@ -186,7 +194,9 @@ impl Store for SqliteStore {
     }
 
     async fn nodes(&self) -> Result<Vec<Node>> {
-        self.connections.query_now(upkeep::NODES, &[])?.into_iter().map(upkeep::to_node).collect()
+        let acknowledged = Revision(self.acknowledged.load(Ordering::Acquire));
+        let rows = self.connections.query_now(upkeep::NODES, &[])?.into_iter().map(upkeep::to_node);
+        rows.map(|node| node.map(|node| Node { applied: node.applied.max(acknowledged), ..node })).collect()
     }
 
     async fn remove_node(&self, node_id: NodeId, renewals: u64) -> Result<bool> {
