@@ -18,7 +18,8 @@ use crate::{
     store::{Closing, Node, StoreError},
 };
 
-/// How often the others' rows are looked at: at first, and at most.
+/// How long to wait between looks at the others' rows: a part of what was waited so far, within these bounds. Many waits share one look.
+const LOOK_PART: u32 = 16;
 const LOOK: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(20)];
 
 /// How often rows are looked at that were waited for in vain: one that moves, and stays late, may do so for ever.
@@ -73,7 +74,6 @@ impl Feed {
         let committed = waiting.committed();
         let (answer, answered) = oneshot::channel();
         tokio::spawn(async move {
-            let mut pause = LOOK[0];
             loop {
                 let state = feed.look(revision, &mut waiting).await;
                 if matches!(state, Confirmation::Effective(_)) {
@@ -87,8 +87,8 @@ impl Feed {
                     // While we are late ourselves, what the others say changes nothing.
                     let _ = tokio::time::timeout(LOOK[1], progress).await;
                 } else {
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(LOOK[1]);
+                    let waited = feed.clock.boot() - committed;
+                    tokio::time::sleep((waited / LOOK_PART).clamp(LOOK[0], LOOK[1])).await;
                 }
             }
         });

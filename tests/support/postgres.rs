@@ -1,11 +1,12 @@
 //! PostgreSQL, started for real: one cluster a test process, one database a test. A guard process stops it and removes it when the test process ends, however that is.
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
 };
 
 use tempfile::TempDir;
@@ -71,9 +72,8 @@ impl Cluster {
         let mut initdb = as_postgres(&binary("initdb"));
         initdb.args(["--auth=trust", "--username=latchkey", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync", "--pgdata"]);
         run(initdb.arg(&data));
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port();
         let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
-        let mut cluster = Self { folder, port, guard: None, settings };
+        let mut cluster = Self { folder, port: free_port(), guard: None, settings };
         cluster.resume().await;
         cluster
     }
@@ -91,9 +91,8 @@ impl Cluster {
             backup.arg("--write-recovery-conf");
         }
         run(&mut backup);
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port();
         let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
-        Self { folder, port, guard: None, settings }
+        Self { folder, port: free_port(), guard: None, settings }
     }
 
     /// Reads its settings anew.
@@ -115,7 +114,7 @@ impl Cluster {
             // Its children see that it is gone, and end; the guard waits for it.
             rustix::process::kill_process(rustix::process::Pid::from_raw(pid).expect("a process"), rustix::process::Signal::KILL)
                 .expect("it runs");
-            drop(guard.stdin.take());
+            writeln!(guard.stdin.take().expect("piped"), "keep").expect("it listens");
             guard.wait().expect("it ends");
         }
     }
@@ -157,23 +156,31 @@ impl Cluster {
         ];
         server.extend(self.settings.iter().cloned());
         let settings: Vec<String> = server.into_iter().map(|setting| format!("-c{setting}")).collect();
-        // The guard waits for its standard input to close, which the end of the test process does.
-        let script = r#"data=$1; shift; "$@" >>"$data/server.log" 2>&1 & server=$!; echo started; cat >/dev/null; kill -INT $server 2>/dev/null; wait $server"#;
+        // The guard waits for its standard input to close, which the end of the test process does; then nobody needs the folder any more.
+        let script = r#"data=$1; shift; "$@" >>"$data/server.log" 2>&1 & server=$!; echo $server; read -r keep; kill -INT $server 2>/dev/null; wait $server; [ "$keep" ] || rm -rf "${data%/data}""#;
         let mut guard = as_postgres(Path::new("/bin/sh"));
         guard.args(["-c", script, "guard"]).arg(self.data()).arg(binary("postgres")).arg("-D").arg(self.data()).args(settings);
         let mut guard = guard.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a shell");
         let mut line = String::new();
-        BufReader::new(guard.stdout.take().expect("piped")).read_line(&mut line).expect("it says that it has started");
+        BufReader::new(guard.stdout.take().expect("piped")).read_line(&mut line).expect("it says which process it has started");
         self.guard = Some(guard);
+        let stat = PathBuf::from(format!("/proc/{}/stat", line.trim()));
         while connect(&self.url("postgres")).await.is_err() {
-            tokio::task::yield_now().await;
+            // Its parent has not asked yet how it ended: it is a zombie then.
+            let runs = std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z "));
+            assert!(
+                runs,
+                "PostgreSQL did not start: {}",
+                std::fs::read_to_string(self.data().join("server.log")).unwrap_or_default()
+            );
+            tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
 
     /// Stops the server, as `pg_ctl stop -m fast` does.
     pub fn stop(&mut self) {
         if let Some(mut guard) = self.guard.take() {
-            drop(guard.stdin.take());
+            writeln!(guard.stdin.take().expect("piped"), "keep").expect("it listens");
             guard.wait().expect("it ends");
         }
     }
@@ -182,6 +189,18 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// Below those that the kernel gives to connections as they come: one that is free now stays so until the server takes it.
+fn free_port() -> u16 {
+    static TRIED: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let at = std::process::id().wrapping_mul(61).wrapping_add(TRIED.fetch_add(1, Ordering::Relaxed));
+        let port = u16::try_from(20_000 + at % 12_000).expect("small");
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
     }
 }
 
