@@ -37,6 +37,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const ADDRESS: &str = "alice@example.com";
 /// Revocations measured for each number of watchers.
 const REVOCATIONS: usize = 200;
+/// In a mailbox.
+const DEVICES: usize = 10;
 
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
@@ -124,18 +126,23 @@ fn login(address: &str, password: &str) -> proto::AuthenticateRequest {
 
 async fn latency() {
     println!(
-        "revoke to EFFECTIVE, 3 replicas, lease 10 s, one revocation at a time, {REVOCATIONS} each; each device has one session open"
+        "revoke to EFFECTIVE, 3 replicas, lease 10 s, one revocation at a time, {REVOCATIONS} each; {DEVICES} devices a mailbox, a session open with each"
     );
     println!("| watchers | p50 | p99 | longest | to the last session closed, p99 |");
     println!("| --- | --- | --- | --- | --- |");
     let mut points = vec![];
     for count in [1, 10, 100, 1_000, 10_000] {
         let platform = Platform::start(3, "10s").await;
-        let devices = platform.devices(ADDRESS, REVOCATIONS).await;
+        let mut devices = vec![];
+        for number in 0..REVOCATIONS / DEVICES {
+            let address = format!("user{number}@example.com");
+            platform.mailbox(&address).await;
+            devices.extend(platform.devices(&address, DEVICES).await);
+        }
         let watchers = Watchers::start(&platform.replicas, count).await;
         let mut logins = platform.replicas[0].authorization().await;
-        for (number, (_, password)) in devices.iter().enumerate() {
-            let session = logins.authenticate(login(ADDRESS, password)).await.expect("answered").into_inner().session;
+        for (number, (device, password)) in devices.iter().enumerate() {
+            let session = logins.authenticate(login(&device.address, password)).await.expect("answered").into_inner().session;
             watchers.open(number % count, session);
         }
         watchers.settle().await;

@@ -9,6 +9,7 @@ use std::{
 };
 
 use futures_util::{FutureExt, Stream, StreamExt};
+use hashbrown::HashMap;
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
@@ -27,6 +28,7 @@ use crate::{
     login::Login,
     model::{
         Invalid,
+        address::Address,
         change::{Change, Position, Revision, Scope},
         network::parse_client_ip,
         session::OpenSession,
@@ -44,8 +46,8 @@ use crate::{
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// After a session could not be judged.
 const JUDGE_AGAIN: Duration = Duration::from_secs(1);
-/// Sessions of one watcher that are judged at a time: each may cost a read.
-const JUDGED_AT_ONCE: usize = 16;
+/// Mailboxes of which sessions of one watcher are judged at a time: each may cost a read.
+const MAILBOXES_AT_ONCE: usize = 16;
 /// Sessions in one message.
 const MAX_SESSIONS_AT_ONCE: usize = 1_000;
 const MAX_NAME_CHARACTERS: usize = 64;
@@ -231,19 +233,31 @@ async fn judge_sessions(
     watcher: u64,
     mut sessions: mpsc::UnboundedReceiver<Sessions>,
 ) {
-    while let Some(batch) = sessions.recv().await {
-        let judged = futures_util::stream::iter(batch).for_each_concurrent(JUDGED_AT_ONCE, async |(number, session)| {
-            let reason = loop {
-                match login.check_session(&session).await {
-                    Ok((reason, _)) => break reason,
-                    Err(_) => tokio::time::sleep(JUDGE_AGAIN).await,
-                }
-            };
-            if reason != Reason::Ok {
-                watchers.close(watcher, vec![number], reason);
+    let judge = async |(number, session): (u64, Session)| {
+        let reason = loop {
+            match login.check_session(&session).await {
+                Ok((reason, _)) => break reason,
+                Err(_) => tokio::time::sleep(JUDGE_AGAIN).await,
             }
-        });
-        judged.await;
+        };
+        if reason != Reason::Ok {
+            watchers.close(watcher, vec![number], reason);
+        }
+    };
+    while let Some(batch) = sessions.recv().await {
+        // One mailbox's after each other: the first may cost a read, and the others find it in the cache.
+        let mut by_mailbox: HashMap<Address, Sessions> = HashMap::new();
+        for (number, session) in batch {
+            by_mailbox.entry(session.address.clone()).or_default().push((number, session));
+        }
+        let mailboxes = futures_util::stream::iter(by_mailbox.into_values());
+        mailboxes
+            .for_each_concurrent(MAILBOXES_AT_ONCE, async |mailbox| {
+                for session in mailbox {
+                    judge(session).await;
+                }
+            })
+            .await;
     }
 }
 

@@ -1,11 +1,18 @@
 //! What a replica may say of its watchers, and when.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use tokio::sync::Notify;
+use uuid::Uuid;
 
 use super::*;
 use crate::model::{
-    change::Scope,
-    clock::{Clock, Timestamp},
+    change::{Change, Position, Revision, Scope},
+    clock::{BootTime, Clock, SharedClock, Timestamp},
+    lease::Lease,
 };
 
 const LEASE: Duration = Duration::from_secs(10);
