@@ -27,7 +27,7 @@ use latchkey::{
     proto::{self, authorization_client::AuthorizationClient},
 };
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -65,7 +65,7 @@ async fn main() {
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     let settings = ServerSettings { tls: None, max_streams: 10_000, max_calls: 65_536, call_timeout: Duration::from_secs(60) };
     let serving = server::builder(&settings, tower::layer::util::Identity::new()).expect("a server").add_routes(routes);
-    tokio::spawn(serving.serve_with_incoming(TcpListenerStream::new(listener)));
+    tokio::spawn(serving.serve_with_incoming(server::incoming(listener)));
     let good = Arc::new(good);
 
     println!("{:<44} {:>12} {:>12} {:>12}", "", "good /s", "p50 ms", "p99 ms");

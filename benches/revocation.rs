@@ -177,12 +177,16 @@ async fn sustained() {
     const MAILBOXES: usize = 40;
     let platform = Arc::new(Platform::start(3, "10s").await);
     let _watchers = Watchers::start(&platform.replicas, 100).await;
-    let mut devices = vec![];
+    let mut making = tokio::task::JoinSet::new();
     for number in 0..MAILBOXES {
-        let address = format!("user{number}@example.com");
-        platform.mailbox(&address).await;
-        devices.extend(platform.devices(&address, (RATE * SECONDS) as usize / MAILBOXES).await);
+        let platform = Arc::clone(&platform);
+        making.spawn(async move {
+            let address = format!("user{number}@example.com");
+            platform.mailbox(&address).await;
+            platform.devices(&address, (RATE * SECONDS) as usize / MAILBOXES).await
+        });
     }
+    let devices: Vec<_> = making.join_all().await.into_iter().flatten().collect();
     let kept = platform.devices(ADDRESS, 1).await.remove(0).1;
     let alone = login_rate(&platform, &kept, Duration::from_secs(10), &AtomicBool::new(false)).await;
     let (is_over, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));

@@ -27,7 +27,7 @@ use latchkey::{
 };
 use prost::Message;
 use tokio::{net::TcpListener, runtime::Runtime};
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming, service::interceptor::InterceptedService};
 
 #[global_allocator]
@@ -105,7 +105,7 @@ fn serve(
     let settings = ServerSettings { tls: None, max_streams: 10_000, max_calls: 65_536, call_timeout: Duration::from_secs(60) };
     let mut builder = server::builder(&settings, tower::layer::util::Identity::new()).expect("a server");
     let router = add(&mut builder);
-    runtime.spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
+    runtime.spawn(router.serve_with_incoming(server::incoming(listener)));
     port
 }
 

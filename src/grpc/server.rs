@@ -11,11 +11,11 @@ use std::{
 
 use futures_util::FutureExt;
 use http::Response;
-use tokio::sync::Semaphore;
+use tokio::{net::TcpListener, sync::Semaphore};
 use tonic::{
     body::Body,
     service::{Routes, interceptor::InterceptedService},
-    transport::{Certificate, Identity, Server, ServerTlsConfig},
+    transport::{Certificate, Identity, Server, ServerTlsConfig, server::TcpIncoming},
 };
 use tower::{
     Layer, Service,
@@ -118,11 +118,15 @@ pub fn routes(services: Services, policy: &CallerPolicy) -> Result<(Routes, Heal
 /// The guard, inside of what watches.
 pub type Guarded<L> = Stack<GuardLayer, Stack<L, layer::util::Identity>>;
 
+/// Connections as they come, for a [`builder`]'s server. Without delay: a small message would wait for the other side's acknowledgement, which takes 40 ms. The builder's own
+/// settings of this are for sockets that it opens itself.
+pub fn incoming(listener: TcpListener) -> TcpIncoming {
+    TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(KEEPALIVE_INTERVAL))
+}
+
 /// A server with its limits, for [`routes`]. `watch` sees each call, also those that the limits refuse.
 pub fn builder<L>(settings: &ServerSettings, watch: L) -> Result<Server<Guarded<L>>, tonic::transport::Error> {
     let mut server = Server::builder()
-        .tcp_nodelay(true)
-        .tcp_keepalive(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .http2_max_header_list_size(MAX_HEADER_BYTES)

@@ -10,9 +10,14 @@ use uuid::Uuid;
 
 use super::*;
 use crate::model::{
+    address::Address,
     change::{Change, Position, Revision, Scope},
     clock::{BootTime, Clock, SharedClock, Timestamp},
+    id::{DeviceId, MailboxId},
     lease::Lease,
+    protocol::Protocol,
+    session::OpenSession,
+    verdict::{ProvenPassword, Session},
 };
 
 const LEASE: Duration = Duration::from_secs(10);
@@ -205,4 +210,41 @@ fn more_watchers_than_the_limit_are_refused() {
     let hello = Hello { name: "one too many".into(), id: Uuid::from_u128(u128::MAX), resume: None, observes: false };
     assert_eq!(world.watchers.hello(hello).map(drop).unwrap_err(), Misstep::TooManyWatchers);
     drop(watches);
+}
+
+fn session(number: u64) -> (Session, OpenSession) {
+    let password =
+        ProvenPassword { mailbox_id: MailboxId::new(Timestamp(0)), device_id: DeviceId::new(Timestamp(0)), generation: 1 };
+    let address = Address::parse("address", &format!("user{}@example.com", number % 100)).unwrap();
+    let shown =
+        OpenSession { password, protocol: Protocol::Imap, client_ip: None, open_time: Timestamp(0), frontend: "host".to_owned() };
+    (Session { password, revision: Revision(0), address }, shown)
+}
+
+#[test]
+fn more_sessions_than_the_limit_are_refused_and_none_is_lost() {
+    let world = World::new();
+    let (host, other) = (world.host(1), world.host(2));
+    let open = |watch: &Watch, number| {
+        let (session, shown) = session(number);
+        world.watchers.session_opened(watch.number, number, session, shown)
+    };
+    for number in 0..MAX_SESSIONS as u64 {
+        assert_eq!(open(&host, number), Ok(Opened::Good));
+    }
+    assert_eq!(open(&host, MAX_SESSIONS as u64), Err(Misstep::TooManySessions));
+    assert_eq!(open(&other, 0), Ok(Opened::Good), "each has room of its own");
+    assert_eq!(world.watchers.counts().1, MAX_SESSIONS + 1);
+    world.watchers.session_closed(host.number, 0).unwrap();
+    assert_eq!(open(&host, MAX_SESSIONS as u64), Ok(Opened::Good));
+}
+
+#[test]
+fn a_watcher_closes_no_session_of_another() {
+    let world = World::new();
+    let (host, other) = (world.host(1), world.host(2));
+    let (session, shown) = session(7);
+    world.watchers.session_opened(host.number, 7, session, shown).unwrap();
+    assert_eq!(world.watchers.session_closed(other.number, 7), Err(Misstep::SessionNotOpen));
+    assert_eq!(world.watchers.counts().1, 1);
 }

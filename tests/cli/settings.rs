@@ -63,6 +63,16 @@ fn a_wrong_key_or_value_in_the_file_is_named_with_the_file() {
 }
 
 #[test]
+fn a_lease_of_nothing_or_of_a_day_is_refused() {
+    for lease in ["0s", "499ms", "61s", "24h", "soon"] {
+        let ran = run(latchkey(&["serve", "--lease", lease]), "");
+        assert_eq!(ran.code, 2, "{ran:?}");
+        assert!(ran.err.contains("--lease") && ran.err.contains(lease), "{ran:?}");
+        assert!(lease == "soon" || ran.err.contains("must be from 500ms to 1m"), "{ran:?}");
+    }
+}
+
+#[test]
 fn a_token_comes_from_a_file_and_is_sent_with_every_call() {
     let server = Server::start();
     let folder = tempfile::tempdir().unwrap();

@@ -34,6 +34,8 @@ on_each_store!(
     a_watcher_that_does_not_answer_is_waited_for_until_its_lease_is_over,
     what_a_watcher_missed_in_a_cut_it_is_told,
     a_watcher_that_misbehaves_is_told_why_its_stream_ends,
+    who_watches_and_says_nothing_is_told_to_say_hello,
+    two_watchers_with_one_name_are_two,
     a_drain_lets_watchers_go_first,
     limits_are_judged_on_the_mail_host_too,
 );
@@ -263,6 +265,27 @@ async fn a_watcher_that_misbehaves_is_told_why_its_stream_ends(store: StoreKind)
     assert_eq!(reason_of(&first.end().await), "WATCHER_REPLACED");
     second.ask(Ask::Renew(watch_request::Renew { number: 1 }));
     let _ = second.told_until(|message| matches!(message, Told::Grant(_))).await;
+}
+
+async fn who_watches_and_says_nothing_is_told_to_say_hello(store: StoreKind) {
+    let world = World::new(store).await;
+    let (_silent, requests) = mpsc::unbounded_channel::<proto::WatchRequest>();
+    let status = world.logins.clone().watch(UnboundedReceiverStream::new(requests)).await.expect_err("nobody is let in");
+    assert_eq!((status.code(), reason_of(&status).as_str()), (Code::InvalidArgument, "INVALID_FIELD"));
+    assert!(status.message().contains("hello"), "{status}");
+}
+
+async fn two_watchers_with_one_name_are_two(store: StoreKind) {
+    let mut world = World::new(store).await;
+    let (device, password) = world.add("Phone").await;
+    let hosts = [Host::start(&[&world.server]).await, Host::start(&[&world.server]).await];
+    for host in &hosts {
+        host.open(&password).await;
+    }
+    wait_for_sessions(&mut world, 2).await;
+    let revocation = world.disconnect(&device).await;
+    assert_eq!((revocation.state(), revocation.closed_sessions), (State::Effective, 2));
+    assert!(hosts.iter().all(|host| host.told_to_close().len() == 1));
 }
 
 async fn a_drain_lets_watchers_go_first(store: StoreKind) {

@@ -8,7 +8,6 @@ use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tracing::{debug, error, info, warn};
 
 pub(super) use self::settings::open_store_as_it_is;
@@ -102,7 +101,7 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
     let server = server::builder(&server, telemetry.rpc_layer())
         .context("--tls-certificate, --tls-key or --tls-client-ca can't be used: they must be PEM, and belong together")?
         .add_routes(routes)
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), drained(drain.clone()));
+        .serve_with_incoming_shutdown(server::incoming(listener), drained(drain.clone()));
     tokio::select! {
         served = server => served.context("the server failed")?,
         Err(problem) = announce(args, &replica, address) => return Err(problem),
