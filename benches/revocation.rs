@@ -49,7 +49,9 @@ fn main() {
             latency().await;
         }
         if is_wanted("sustained") {
-            sustained().await;
+            for watchers in [10, 100] {
+                sustained(watchers).await;
+            }
         }
         if is_wanted("rest") {
             rest().await;
@@ -171,12 +173,12 @@ async fn latency() {
 }
 
 /// 200 revocations a second for a minute, while logins go on.
-async fn sustained() {
+async fn sustained(watchers: usize) {
     const RATE: u64 = 200;
     const SECONDS: u64 = 60;
     const MAILBOXES: usize = 40;
     let platform = Arc::new(Platform::start(3, "10s").await);
-    let _watchers = Watchers::start(&platform.replicas, 100).await;
+    let _watchers = Watchers::start(&platform.replicas, watchers).await;
     let mut making = tokio::task::JoinSet::new();
     for number in 0..MAILBOXES {
         let platform = Arc::clone(&platform);
@@ -217,7 +219,7 @@ async fn sustained() {
     is_over.store(true, Ordering::Relaxed);
     let beside = logins.await.expect("no panic");
     println!(
-        "sustained: {:.0} revocations a second for {elapsed:.0} s (offered {RATE}), to EFFECTIVE p50 {} p99 {}; logins beside it {beside:.0} a second, alone {alone:.0}: {:.2}",
+        "sustained, {watchers} watchers: {:.0} revocations a second for {elapsed:.0} s (offered {RATE}), to EFFECTIVE p50 {} p99 {}; logins beside it {beside:.0} a second, alone {alone:.0}: {:.2}",
         done.load(Ordering::Relaxed) as f64 / elapsed,
         millis(percentile(&mut took, 50)),
         millis(percentile(&mut took, 99)),

@@ -8,11 +8,11 @@ use super::Refusal;
 use crate::{
     feed::{
         Feed,
-        confirm::{Confirmation, Wait},
+        confirm::{Awaited, Confirmation, Wait},
     },
     model::{
         caller::Requester,
-        change::{Ended, Revision, Scope},
+        change::{Ended, Position, Revision, Scope},
         clock::Timestamp,
         device::Device,
         event::{Event, EventKind},
@@ -90,16 +90,17 @@ impl<'a> Change<'a> {
         scope: Scope,
         request: Option<&RequestKey>,
         device_id: Option<DeviceId>,
-    ) -> Result<Revision, Refusal> {
+    ) -> Result<Awaited, Refusal> {
         let count = u32::try_from(self.ended.len()).unwrap_or(u32::MAX);
         let Self { who, time, events, ended } = self;
-        let revision = tx.append_change(&NewChange { nonce: random::nonce(), time, scope, ended, events }).await?;
+        let nonce = random::nonce();
+        let revision = tx.append_change(&NewChange { nonce, time, scope, ended, events }).await?;
         if let Some(request) = request {
             let done = Request { fingerprint: request.fingerprint, device_id, revision, count, time };
             tx.insert_request(&who.caller, &request.id, &done).await?;
         }
         tx.commit().await?;
-        Ok(revision)
+        Ok(Position { revision, nonce }.into())
     }
 }
 
@@ -144,7 +145,13 @@ pub async fn make_durable(store: &dyn Store) -> Result<(), Refusal> {
 }
 
 /// Waits until a change holds everywhere, or says how far it has come.
-pub async fn confirmed(feed: &Arc<Feed>, revision: Revision, ended_devices: usize, wait: Wait) -> Revocation {
-    let confirmation = feed.confirm(revision, wait).await;
-    Revocation { revision, ended_devices, confirmation }
+pub async fn confirmed(
+    feed: &Arc<Feed>,
+    change: impl Into<Awaited>,
+    ended_devices: usize,
+    wait: Wait,
+) -> Result<Revocation, Refusal> {
+    let change = change.into();
+    let confirmation = feed.confirm(change, wait).await?;
+    Ok(Revocation { revision: change.revision, ended_devices, confirmation })
 }

@@ -6,6 +6,7 @@ pub mod change;
 use std::time::Duration;
 
 use crate::{
+    feed::confirm::ChangeLost,
     hashing::HashingError,
     model::{Invalid, id::DeviceId},
     store::StoreError,
@@ -44,6 +45,8 @@ pub enum Refusal {
     HashingOverloaded,
     #[error("the password could not be hashed")]
     HashingFailed,
+    #[error(transparent)]
+    ChangeLost(#[from] ChangeLost),
     #[error(transparent)]
     Store(#[from] StoreError),
 }

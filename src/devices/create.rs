@@ -99,7 +99,7 @@ impl Devices {
         change.event(EventKind::DeviceCreated, mailbox.mailbox_id, Some(&device), "");
         let scope = Scope::Mailboxes(vec![address.key()]);
         let revision = change.commit(tx, scope, request, Some(device.device_id)).await?;
-        confirmed(&self.feed, revision, 0, Wait::UntilEffective).await;
+        confirmed(&self.feed, revision, 0, Wait::UntilEffective).await?;
         Ok(Created { mailbox, device, shown: password.shown })
     }
 

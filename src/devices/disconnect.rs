@@ -10,7 +10,7 @@ use crate::{
         change::{Change, RequestKey, Revocation, confirmed, make_durable},
         retried,
     },
-    feed::confirm::Wait,
+    feed::confirm::{Awaited, Wait},
     model::{
         address::Address,
         caller::Requester,
@@ -55,13 +55,13 @@ impl Devices {
             if let Some(done) = RequestKey::done_before(request, &mut *tx, who).await? {
                 drop(tx);
                 make_durable(&*self.store).await?;
-                return Ok(done.revision);
+                return Ok(done.revision.into());
             }
             let device = self.find(&mut *tx, &mailbox, device_id).await?;
             if let Some(before) = device.disconnection {
                 drop(tx);
                 make_durable(&*self.store).await?;
-                return Ok(before.revision);
+                return Ok(before.revision.into());
             }
             let mut change = Change::new(who, self.clock.wall());
             change.disconnect(&mut *tx, &[device], "").await?;
@@ -69,7 +69,7 @@ impl Devices {
         })
         .await?;
         // Confirmed anew also when it was done before: that the device is gone does not mean that nobody has it cached.
-        Ok(confirmed(&self.feed, revision, 1, wait).await)
+        confirmed(&self.feed, revision, 1, wait).await
     }
 
     /// What DisconnectAllDevices would disconnect.
@@ -98,7 +98,7 @@ impl Devices {
             if let Some(done) = RequestKey::done_before(request, &mut *tx, who).await? {
                 drop(tx);
                 make_durable(&*self.store).await?;
-                return Ok((WhatWouldGo { mailbox, devices: vec![] }, done.revision, done.count as usize));
+                return Ok((WhatWouldGo { mailbox, devices: vec![] }, Awaited::from(done.revision), done.count as usize));
             }
             // The lock has counted the version up.
             let seen = Etag { version: etag.version + 1, ..etag };
@@ -113,7 +113,7 @@ impl Devices {
             Ok((WhatWouldGo { mailbox, devices }, revision, count))
         })
         .await?;
-        Ok((gone, confirmed(&self.feed, revision, count, wait).await))
+        Ok((gone, confirmed(&self.feed, revision, count, wait).await?))
     }
 
     /// Ends all devices of one person on a mailbox or a mail service.
@@ -138,7 +138,7 @@ impl Devices {
             if let Some(done) = RequestKey::done_before(request, &mut *tx, who).await? {
                 drop(tx);
                 make_durable(&*self.store).await?;
-                return Ok((done.revision, done.count as usize));
+                return Ok((Awaited::from(done.revision), done.count as usize));
             }
             let mut change = Change::new(who, self.clock.wall());
             let scope = change.disconnect_user(&mut *tx, user, &at, &format!("all devices of {user}")).await?;
@@ -148,12 +148,12 @@ impl Devices {
                 let head = tx.revision().await?;
                 drop(tx);
                 make_durable(&*self.store).await?;
-                return Ok((head, 0));
+                return Ok((head.into(), 0));
             }
             Ok((change.commit(tx, scope, request, None).await?, count))
         })
         .await?;
-        Ok(confirmed(&self.feed, revision, count, wait).await)
+        confirmed(&self.feed, revision, count, wait).await
     }
 }
 

@@ -69,11 +69,11 @@ impl Devices {
             if let Some(done) = RequestKey::done_before(request, &mut *tx, who).await? {
                 drop(tx);
                 make_durable(&*self.store).await?;
-                return Ok(done.revision);
+                return Ok(done.revision.into());
             }
             change.commit(tx, scope, request, None).await
         })
         .await?;
-        Ok(confirmed(&self.feed, revision, 0, wait).await)
+        confirmed(&self.feed, revision, 0, wait).await
     }
 }

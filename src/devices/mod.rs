@@ -187,7 +187,7 @@ impl Devices {
         if revision == Revision::default() || revision > head {
             return Err(Invalid::new("revision", "must be the revision of a revocation that was answered").into());
         }
-        Ok(confirmed(&self.feed, revision, 0, Wait::UntilEffective).await)
+        confirmed(&self.feed, revision, 0, Wait::UntilEffective).await
     }
 
     async fn find(&self, tx: &mut dyn Transaction, mailbox: &Mailbox, device_id: DeviceId) -> Result<Device, Refusal> {

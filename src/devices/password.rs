@@ -93,7 +93,7 @@ impl Devices {
         tx.replace_password(&device, &password.stored, change.time).await?;
         let scope = Scope::Mailboxes(vec![address.key()]);
         let revision = change.commit(tx, scope, request, Some(device_id)).await?;
-        let revocation = confirmed(&self.feed, revision, 1, wait).await;
+        let revocation = confirmed(&self.feed, revision, 1, wait).await?;
         Ok(Changed { mailbox, device, shown: password.shown, revocation })
     }
 

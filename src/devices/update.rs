@@ -78,7 +78,7 @@ impl Devices {
             if let Some(done) = RequestKey::done_before(request, &mut *tx, who).await? {
                 drop(tx);
                 make_durable(&*self.store).await?;
-                return Ok((mailbox, device, done.revision));
+                return Ok((mailbox, device, done.revision.into()));
             }
             if device.disconnection.is_some() {
                 return Err(Refusal::DeviceIsDisconnected);
@@ -93,6 +93,6 @@ impl Devices {
             Ok((mailbox, device, revision))
         })
         .await?;
-        Ok((mailbox, device, confirmed(&self.feed, revision, 0, Wait::UntilEffective).await))
+        Ok((mailbox, device, confirmed(&self.feed, revision, 0, Wait::UntilEffective).await?))
     }
 }

@@ -82,7 +82,7 @@ impl Directory {
             Ok((mailbox, revision, ended))
         })
         .await?;
-        Ok((mailbox, confirmed(&self.feed, revision, ended, Wait::UntilEffective).await))
+        Ok((mailbox, confirmed(&self.feed, revision, ended, Wait::UntilEffective).await?))
     }
 
     pub async fn mailbox(&self, who: &Requester, address: &Address) -> Result<Mailbox, Refusal> {
@@ -127,7 +127,7 @@ impl Directory {
             Ok((mailbox, revision, ended))
         })
         .await?;
-        Ok((mailbox, confirmed(&self.feed, revision, ended, Wait::UntilEffective).await))
+        Ok((mailbox, confirmed(&self.feed, revision, ended, Wait::UntilEffective).await?))
     }
 
     /// Its devices go with it; the audit trail stays.

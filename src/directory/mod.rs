@@ -14,7 +14,10 @@ use crate::{
         change::{Revocation, confirmed, make_durable},
         retried,
     },
-    feed::{Feed, confirm::Wait},
+    feed::{
+        Feed,
+        confirm::{Awaited, Wait},
+    },
     model::{
         caller::Requester,
         change::Revision,
@@ -152,18 +155,18 @@ impl Directory {
 impl Directory {
     /// Waits until what a call did holds everywhere. Also where it found nothing left to do, or the thing gone: an earlier call may have done it, whose end
     /// nobody has seen.
-    async fn settle(&self, ended: Result<Option<(Revision, usize)>, Refusal>) -> Result<Revocation, Refusal> {
+    async fn settle(&self, ended: Result<Option<(Awaited, usize)>, Refusal>) -> Result<Revocation, Refusal> {
         match ended {
-            Ok(Some((revision, count))) => Ok(confirmed(&self.feed, revision, count, Wait::UntilEffective).await),
+            Ok(Some((revision, count))) => confirmed(&self.feed, revision, count, Wait::UntilEffective).await,
             Ok(None) => {
                 make_durable(&*self.store).await?;
                 let head = self.store.head(Revision::default()).await?.revision;
-                Ok(confirmed(&self.feed, head, 0, Wait::UntilEffective).await)
+                confirmed(&self.feed, head, 0, Wait::UntilEffective).await
             }
             Err(Refusal::NotFound(thing)) => {
                 make_durable(&*self.store).await?;
                 let head = self.store.head(Revision::default()).await?.revision;
-                confirmed(&self.feed, head, 0, Wait::UntilEffective).await;
+                confirmed(&self.feed, head, 0, Wait::UntilEffective).await?;
                 Err(Refusal::NotFound(thing))
             }
             Err(refusal) => Err(refusal),

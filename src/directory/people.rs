@@ -8,10 +8,11 @@ use crate::{
         change::{Change, Revocation},
         retried,
     },
+    feed::confirm::Awaited,
     model::{
         address::{Address, MailboxKey},
         caller::Requester,
-        change::{Revision, Scope},
+        change::Scope,
         directory::{Member, Right},
         id::{MailServiceId, OrganizationId, UserId},
     },
@@ -184,7 +185,7 @@ impl Directory {
 }
 
 /// Commits with a row in the change log if any mailbox is concerned, else without.
-async fn commit_if_any(change: Change<'_>, tx: Box<dyn Transaction>, scope: Scope) -> Result<Option<(Revision, usize)>, Refusal> {
+async fn commit_if_any(change: Change<'_>, tx: Box<dyn Transaction>, scope: Scope) -> Result<Option<(Awaited, usize)>, Refusal> {
     if scope == Scope::Mailboxes(vec![]) {
         tx.commit().await?;
         return Ok(None);

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     model::{
-        change::Revision,
+        change::{Position, Revision},
         clock::{BootTime, Timestamp},
         id::NodeId,
     },
@@ -47,9 +47,40 @@ pub enum Confirmation {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ClosedSessions {
     pub closed: u32,
-    /// The watchers that did not say so.
+    /// The watchers that did not say so, and the replicas whose watchers nobody could ask.
     pub silent: Vec<String>,
 }
+
+impl ClosedSessions {
+    fn unknown() -> Self {
+        Self { closed: 0, silent: vec!["unknown: the database does not answer".to_owned()] }
+    }
+}
+
+/// The change that is waited for. In another history its number is another change's, or nobody's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Awaited {
+    pub revision: Revision,
+    /// `None`: of a change that was made before, as it stands in the log when the wait begins.
+    nonce: Option<i64>,
+}
+
+impl From<Position> for Awaited {
+    fn from(position: Position) -> Self {
+        Self { revision: position.revision, nonce: Some(position.nonce) }
+    }
+}
+
+impl From<Revision> for Awaited {
+    fn from(revision: Revision) -> Self {
+        Self { revision, nonce: None }
+    }
+}
+
+/// The database has gone back in time, and has the change no more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the database has lost this change: it has gone back in time; look at what is there, and do it again")]
+pub struct ChangeLost;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Unconfirmed {
@@ -59,27 +90,40 @@ pub struct Unconfirmed {
 
 /// The rows of all processes, as they were last read: many waits share one reading.
 #[derive(Debug, Default)]
-pub(super) struct Rows(tokio::sync::Mutex<Option<(BootTime, Arc<[Node]>)>>);
+pub(super) struct Rows(tokio::sync::Mutex<Option<Reading>>);
+
+#[derive(Debug)]
+struct Reading {
+    asked: BootTime,
+    /// `None`: the database did not answer.
+    rows: Option<Arc<[Node]>>,
+}
 
 impl Feed {
     /// Waits until every process has acknowledged `revision`, has gone, or can hold no lease from before it any more. Must be called after its commit was
     /// seen. Goes on by itself when the caller hangs up.
-    pub async fn confirm(self: &Arc<Self>, revision: Revision, wait: Wait) -> Confirmation {
+    pub async fn confirm(self: &Arc<Self>, change: Awaited, wait: Wait) -> Result<Confirmation, ChangeLost> {
         self.hint();
+        let revision = change.revision;
         let mut waiting = Waiting::new(revision, self.clock.boot(), self.settings.lease);
+        let nonce = match change.nonce {
+            Some(nonce) => Some(nonce),
+            None => self.store.head(revision).await.ok().and_then(|head| head.applied_nonce),
+        };
+        let change = Awaited { revision, nonce };
         if wait == Wait::Not {
-            return self.look(revision, &mut waiting).await;
+            return self.look(change, &mut waiting).await;
         }
         let feed = Arc::clone(self);
         let committed = waiting.committed();
         let (answer, answered) = oneshot::channel();
         tokio::spawn(async move {
             loop {
-                let state = feed.look(revision, &mut waiting).await;
-                if matches!(state, Confirmation::Effective(_)) {
+                let state = feed.look(change, &mut waiting).await;
+                if !matches!(state, Ok(Confirmation::Pending { .. })) {
                     // Whoever asked may have hung up.
                     let _ = answer.send(state);
-                    return feed.remove_late(revision, waiting).await;
+                    return feed.remove_late(change, waiting).await;
                 }
                 let mut acknowledged = feed.acknowledged.subscribe();
                 let progress = acknowledged.wait_for(|acknowledged| *acknowledged >= revision);
@@ -93,17 +137,18 @@ impl Feed {
             }
         });
         // A panic in there is a bug; what it leaves us with is that nothing is known.
-        answered.await.unwrap_or_else(|_| self.unknown(&Waiting::new(revision, committed, self.settings.lease)))
+        answered.await.unwrap_or_else(|_| Ok(self.unknown(&Waiting::new(revision, committed, self.settings.lease))))
     }
 
     /// Who was waited for in vain is waited for once: its row goes as soon as it was seen not to move for a whole lease, which it could not be seen yet.
-    async fn remove_late(&self, revision: Revision, mut waiting: Waiting) {
+    async fn remove_late(&self, change: Awaited, mut waiting: Waiting) {
         for _ in 0..LAST_LOOKS {
             let Some(pause) = waiting.unsure(self.clock.boot()) else {
                 return;
             };
             tokio::time::sleep(pause).await;
-            self.look(revision, &mut waiting).await;
+            // Answered is answered.
+            let _ = self.look(change, &mut waiting).await;
         }
     }
 
@@ -123,23 +168,25 @@ impl Feed {
     }
 
     /// One look at who has acknowledged it.
-    async fn look(&self, revision: Revision, waiting: &mut Waiting) -> Confirmation {
-        let nodes = match self.nodes().await {
-            Ok(nodes) => nodes,
-            Err(_) if waiting.left_unread(self.clock.boot()).is_zero() => {
-                return Confirmation::Effective(ClosedSessions::default());
-            }
-            Err(_) => return self.unknown(waiting),
+    async fn look(&self, change: Awaited, waiting: &mut Waiting) -> Result<Confirmation, ChangeLost> {
+        let Ok(nodes) = self.nodes().await else {
+            // Nobody can renew a lease either.
+            let is_over = waiting.left_unread(self.clock.boot()).is_zero();
+            return Ok(if is_over { Confirmation::Effective(ClosedSessions::unknown()) } else { self.unknown(waiting) });
         };
         // This process's own row, too: what it remembers having applied may be of a history that the change is not in.
         let (own, now) = (self.node(), self.clock.boot());
+        let mut silent = vec![];
         match waiting.judge(&nodes, now) {
             Judged::Effective => (),
             Judged::Late(late) => {
                 let late = late.into_iter().map(|node| Unconfirmed { node_id: Some(node.node_id), name: node.name });
-                return Confirmation::Pending { unconfirmed: late.collect(), effective_by: self.wall() + waiting.left(now) };
+                return Ok(Confirmation::Pending { unconfirmed: late.collect(), effective_by: self.wall() + waiting.left(now) });
             }
             Judged::Over { unmoved } => {
+                // What their watchers had open nobody has told.
+                let late = nodes.iter().filter(|node| !node.lease.is_zero() && node.applied < change.revision);
+                silent.extend(late.map(|node| node.name.clone()));
                 for (node_id, renewals) in unmoved.into_iter().filter(|(node_id, _)| Some(*node_id) != own) {
                     if let Ok(true) = self.store.remove_node(node_id, renewals).await {
                         warn!(node = %node_id, "a process did not answer for a whole lease; its row was removed");
@@ -147,14 +194,25 @@ impl Feed {
                 }
             }
         }
-        Confirmation::Effective(self.closed_sessions(revision).await)
+        // After the rows: then they were of a history that has the change.
+        match self.store.head(change.revision).await {
+            Ok(head) if head.revision < change.revision => return Err(ChangeLost),
+            Ok(head) if head.applied_nonce.zip(change.nonce).is_some_and(|(found, own)| found != own) => return Err(ChangeLost),
+            Ok(_) => (),
+            Err(_) => return Ok(self.unknown(waiting)),
+        }
+        let mut sessions = self.closed_sessions(change.revision).await;
+        sessions.silent.extend(silent);
+        Ok(Confirmation::Effective(sessions))
     }
 
     /// What the processes have written of it. Not told is not an error: the revocation is effective all the same.
     async fn closed_sessions(&self, revision: Revision) -> ClosedSessions {
-        let closings: Vec<Closing> = self.store.closings(revision).await.unwrap_or_default();
+        let Ok(closings) = self.store.closings(revision).await else {
+            return ClosedSessions::unknown();
+        };
         ClosedSessions {
-            closed: closings.iter().map(|closing| closing.closed).sum(),
+            closed: closings.iter().map(|closing: &Closing| closing.closed).fold(0, u32::saturating_add),
             silent: closings.into_iter().flat_map(|closing| closing.silent).collect(),
         }
     }
@@ -163,15 +221,16 @@ impl Feed {
     pub(super) async fn nodes(&self) -> Result<Arc<[Node]>, StoreError> {
         let wanted = self.clock.boot();
         let mut last = self.rows.0.lock().await;
-        if let Some((asked, rows)) = &*last
+        if let Some(Reading { asked, rows }) = &*last
             && *asked > wanted
         {
-            return Ok(Arc::clone(rows));
+            // A failure is shared, too: who asks a silent database one after the other waits for ever.
+            return rows.clone().ok_or_else(|| StoreError::Unavailable("the rows could not be read".to_owned()));
         }
         let asked = self.clock.boot();
-        let rows: Arc<[Node]> = self.store.nodes().await?.into();
-        *last = Some((asked, Arc::clone(&rows)));
-        Ok(rows)
+        let rows = self.store.nodes().await.map(Arc::<[Node]>::from);
+        *last = Some(Reading { asked, rows: rows.as_ref().ok().cloned() });
+        rows
     }
 
     fn unknown(&self, waiting: &Waiting) -> Confirmation {

@@ -38,8 +38,11 @@ use crate::{
     watchers::Watchers,
 };
 
-/// Rows of the log read at once.
-const ROWS_AT_ONCE: usize = 1_000;
+/// Rows of the log read at once. Watchers' queues hold a few times as many.
+const ROWS_AT_ONCE: usize = 250;
+/// Between two readings: how often, and how long, to wait for watchers that are behind.
+const KEEP_UP_LOOKS: usize = 100;
+const KEEP_UP_INTERVAL: Duration = Duration::from_millis(5);
 /// After a sync that failed: at first, and at most.
 const RETRY: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
 /// Logins that wait for a sync; more are refused at once.
@@ -428,8 +431,21 @@ impl Feed {
                 self.watchers.tell(Arc::new(change));
             }
             after = at.applied.revision;
+            if after < up_to {
+                self.let_watchers_keep_up().await;
+            }
         }
         Ok(())
+    }
+
+    /// Who reads and acknowledges is not to be cut off because this process has missed a lot and tells it all at once. Who does not, is.
+    async fn let_watchers_keep_up(&self) {
+        for _ in 0..KEEP_UP_LOOKS {
+            if self.watchers.furthest_behind() < ROWS_AT_ONCE {
+                return;
+            }
+            tokio::time::sleep(KEEP_UP_INTERVAL).await;
+        }
     }
 
     fn node(&self) -> Option<NodeId> {

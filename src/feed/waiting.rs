@@ -70,10 +70,10 @@ impl Waiting {
         lease::surely_over(self.longest).saturating_sub(now - self.committed)
     }
 
-    /// When it is waited for no longer: after how long one more look may find some row dead that still was late.
+    /// When it is waited for no longer: after how long one more look may find some row dead that was late at the last one.
     pub fn unsure(&self, now: BootTime) -> Option<Duration> {
         let over = lease::surely_over(self.longest);
-        self.seen.values().map(|(_, since)| over.saturating_sub(now - *since)).max().filter(|left| !left.is_zero())
+        self.seen.values().map(|(_, since)| over.saturating_sub(now - *since)).max()
     }
 
     /// As [`Self::left`], while the rows can't be read: nobody can renew a lease either, but some other's may be as long as any.
@@ -140,7 +140,7 @@ mod tests {
         let later = over + lease::surely_over(LEASE);
         assert_eq!(waiting.unsure(over), Some(lease::surely_over(LEASE)));
         assert_eq!(waiting.judge(&[node(4, 1, LEASE)], later), Judged::Over { unmoved: vec![(id, 1)] });
-        assert_eq!(waiting.unsure(later), None);
+        assert_eq!(waiting.unsure(later), Some(Duration::ZERO), "it may have been looked at a moment before that");
         assert_eq!(waiting.judge(&[node(5, 2, LEASE)], over), Judged::Effective);
         assert_eq!(waiting.unsure(over), None, "it was late, and is no more");
     }

@@ -50,6 +50,7 @@ pub(super) fn refused(refusal: &Refusal) -> Status {
         }
         Refusal::HashingOverloaded => later("HASHING_OVERLOADED", words),
         Refusal::HashingFailed => internal(),
+        Refusal::ChangeLost(_) => plain(Code::Aborted, "CHANGE_LOST"),
         Refusal::Store(error) => store(error),
     }
 }

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     feed::Feed,
     lifecycle::Drain,
-    login::Login,
+    login::{Login, NoAnswer},
     model::{
         Invalid,
         address::Address,
@@ -81,6 +81,10 @@ impl Door {
             return Err(invalid(&Invalid::new("hello", "must be the first message, within 10 seconds")));
         };
         let hello = parse_hello(hello).map_err(|why| invalid(&why))?;
+        if hello.resume.is_some_and(|resume| resume.revision > self.feed.applied()) {
+            // It comes from a replica that is ahead of this one.
+            self.feed.sync().await.map_err(|_| status::no_answer(&NoAnswer::StoreUnavailable))?;
+        }
         let name = hello.name.clone();
         let watchers = Arc::clone(self.feed.watchers());
         let Watch { number, position, starts_empty, messages, cut_off } = watchers.hello(hello).map_err(misstep)?;
@@ -171,6 +175,9 @@ impl Connected {
             Some(Request::Hello(_)) => Err(invalid(&Invalid::new("hello", "must be said once"))),
             Some(Request::Renew(watch_request::Renew { number })) => self.watchers.renew(self.number, number).map_err(misstep),
             Some(Request::Acknowledge(watch_request::Acknowledge { revision, closed })) => {
+                if closed.len() > MAX_SESSIONS_AT_ONCE {
+                    return Err(invalid(&Invalid::new("closed", "must be at most 1,000 at once")));
+                }
                 let closed: Vec<_> = closed.iter().map(|closed| (Revision(closed.revision), closed.sessions)).collect();
                 self.watchers.acknowledge(self.number, Revision(revision), &closed).map_err(misstep)
             }
@@ -192,6 +199,9 @@ impl Connected {
 
     fn opened(&self, opened: watch_request::sessions_opened::Opened) -> Result<(), Status> {
         let refused = |why: Invalid| invalid(&why);
+        if i64::try_from(opened.number).is_err() {
+            return Err(invalid(&Invalid::new("number", "must be less than 2^63")));
+        }
         let session = Session::decode("session", &opened.session).map_err(refused)?;
         let shown = OpenSession {
             password: session.password,
@@ -241,7 +251,7 @@ async fn judge_sessions(
             }
         };
         if reason != Reason::Ok {
-            watchers.close(watcher, vec![number], reason);
+            watchers.close(watcher, number, &session, reason);
         }
     };
     while let Some(batch) = sessions.recv().await {

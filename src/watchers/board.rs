@@ -128,14 +128,19 @@ impl Board {
         self.recent = Recent::begin(at);
         self.open.clear();
         self.applied.clear();
+        self.closings.clear();
         let ambiguous = self.connected.iter().filter(|(_, watcher)| watcher.told.restart_is_ambiguous(at.revision));
         for number in ambiguous.map(|(number, _)| *number).collect::<Vec<_>>() {
             self.cut_off(number, CutOff::BeginsAnew);
         }
         let mut waited_for = 0;
-        for departed in self.departed.iter_mut().filter(|departed| departed.told.has_lease(now)) {
-            departed.told.restart(at.revision);
-            waited_for += 1;
+        for departed in &mut self.departed {
+            if departed.told.has_lease(now) {
+                departed.told.restart(at.revision);
+                waited_for += 1;
+            } else {
+                departed.told.surrender();
+            }
         }
         let numbers: Vec<u64> = self.connected.keys().copied().collect();
         for watcher in self.connected.values_mut() {
@@ -162,6 +167,15 @@ impl Board {
         self.open.values().next().map(|first| first.settled)
     }
 
+    /// A watcher that has come back says on its new stream what it closes.
+    pub(super) fn rename_silent(&mut self, before: u64, after: u64) {
+        for open in self.open.values_mut() {
+            if let Some(name) = open.silent.remove(&before) {
+                open.silent.insert(after, name);
+            }
+        }
+    }
+
     /// A watcher has come back on another stream. What it had applied by then, it has acknowledged; what it is told once more, the new stream waits for. If it begins
     /// empty, the old one is waited for until its lease is over.
     pub(super) fn come_back(&mut self, mut departed: Departed, applied: Revision, starts_empty: bool, now: BootTime) {
@@ -175,7 +189,8 @@ impl Board {
         let number = departed.number;
         let (has_applied, is_told_again): (Vec<_>, Vec<_>) =
             departed.told.surrender().into_iter().partition(|revision| *revision <= applied);
-        self.is_settled_by(number, &has_applied, Some(&[]), now);
+        // How many sessions it had closed for them, it does not say any more.
+        self.is_settled_by(number, &has_applied, None, now);
         self.is_settled_by(number, &is_told_again, None, now);
     }
 
@@ -225,7 +240,8 @@ impl Board {
             };
             if let Some(closed) = said {
                 open.silent.remove(&number);
-                let closed = closed.iter().filter(|(of, _)| of == revision).map(|(_, closed)| *closed).sum();
+                let closed = closed.iter().filter(|(of, _)| of == revision).map(|(_, closed)| *closed);
+                let closed = closed.fold(0, u32::saturating_add);
                 open.closed = open.closed.saturating_add(closed);
                 let took = now - open.applied;
                 if let Some(watcher) = self.connected.get(&number) {

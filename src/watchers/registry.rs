@@ -45,6 +45,11 @@ impl Watchers {
         self.lock().tell(&change, self.clock.boot());
     }
 
+    /// How many changes the slowest of those connected has been told and has not acknowledged.
+    pub fn furthest_behind(&self) -> usize {
+        self.lock().connected.values().map(|watcher| watcher.told.unacknowledged()).max().unwrap_or(0)
+    }
+
     /// Changes were missed, or undone: everybody begins again at `at`.
     pub fn tell_start_empty(&self, at: Position) {
         self.lock().tell_start_empty(at, self.clock.boot());
@@ -152,6 +157,7 @@ impl Watchers {
             board.tell_one(number, change.revision, now, false, Message::Change(change));
         }
         if let Some(departed) = earlier {
+            board.rename_silent(departed.number, number);
             board.come_back(departed, position.revision, starts_empty, now);
         }
         Ok(Watch { number, position, starts_empty, messages, cut_off })
@@ -251,9 +257,12 @@ impl Watchers {
         }
     }
 
-    /// Tells a watcher to close sessions that its door has judged.
-    pub fn close(&self, number: u64, sessions: Vec<u64>, reason: Reason) {
-        self.lock().send(number, Message::Close { numbers: sessions, reason });
+    /// Tells a watcher to close a session that its door has judged, if it is still that one: numbers are used again.
+    pub fn close(&self, number: u64, session_number: u64, judged: &Session, reason: Reason) {
+        let mut board = self.lock();
+        if board.sessions.get(SessionKey { watcher: number, number: session_number }) == Some(judged) {
+            board.send(number, Message::Close { numbers: vec![session_number], reason });
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Board> {

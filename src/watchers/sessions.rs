@@ -17,6 +17,7 @@ use crate::{
 pub(super) struct Sessions {
     open: HashMap<SessionKey, Open>,
     by_mailbox: HashMap<MailboxKey, HashSet<SessionKey>>,
+    by_watcher: HashMap<u64, HashSet<u64>>,
     /// Not in the store yet.
     opened: Vec<SessionKey>,
     closed: Vec<SessionKey>,
@@ -45,6 +46,7 @@ impl Sessions {
             return false;
         }
         self.by_mailbox.entry(session.address.key()).or_default().insert(key);
+        self.by_watcher.entry(key.watcher).or_default().insert(key.number);
         self.open.insert(key, Open { session, shown });
         self.opened.push(key);
         true
@@ -62,6 +64,12 @@ impl Sessions {
                 self.by_mailbox.remove(&mailbox);
             }
         }
+        if let Some(numbers) = self.by_watcher.get_mut(&key.watcher) {
+            numbers.remove(&key.number);
+            if numbers.is_empty() {
+                self.by_watcher.remove(&key.watcher);
+            }
+        }
         self.closed.push(key);
         true
     }
@@ -76,7 +84,8 @@ impl Sessions {
 
     /// All of one watcher's.
     pub(super) fn of_watcher(&self, watcher: u64) -> Vec<SessionKey> {
-        self.open.keys().filter(|key| key.watcher == watcher).copied().collect()
+        let numbers = self.by_watcher.get(&watcher).into_iter().flatten();
+        numbers.map(|number| SessionKey { watcher, number: *number }).collect()
     }
 
     pub(super) fn concerned(&self, change: &Change) -> Concerned {

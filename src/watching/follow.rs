@@ -213,7 +213,9 @@ impl Watching {
         self.send(to_send, Ask::Acknowledge(acknowledge));
     }
 
+    /// What was applied so far counts no more, and so does a lease: another replica may have granted it for a state that is ahead of this one.
     fn start_empty(&self, at: Position) {
+        self.lease.end();
         self.cache.clear(at.revision);
         *self.applied.lock().unwrap_or_else(PoisonError::into_inner) = Some(at);
         self.lock_sessions().begin_at(at);

@@ -324,6 +324,7 @@ impl State {
     }
 
     fn empty(&mut self) {
+        self.lease_end = BootTime::default();
         self.step += 1;
         self.emptied = self.step;
         self.cache.clear();

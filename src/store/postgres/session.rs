@@ -113,7 +113,7 @@ impl Session for PostgresSession {
         }
         // Back to the pool.
         self.client = None;
-        if self.has_change {
+        if std::mem::take(&mut self.has_change) {
             self.hints.send();
         }
         Ok(())
@@ -122,7 +122,12 @@ impl Session for PostgresSession {
 
 impl Drop for PostgresSession {
     fn drop(&mut self) {
+        // Its commit may be under way: whoever called has hung up, or does not know how it ended. The others are to look, once it has.
+        let hints = self.has_change.then(|| self.hints.clone());
         let Some(client) = self.client.take() else {
+            if let Some(hints) = hints {
+                hints.send();
+            }
             return;
         };
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
@@ -133,6 +138,9 @@ impl Drop for PostgresSession {
         runtime.spawn(async move {
             if client.batch_execute("ROLLBACK").await.is_err() {
                 drop(Object::take(client));
+            }
+            if let Some(hints) = hints {
+                hints.send();
             }
         });
     }
