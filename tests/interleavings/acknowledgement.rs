@@ -2,16 +2,6 @@
 
 use std::time::Duration;
 
-use latchkey::model::{
-    address::Address,
-    change::{Change, Ended, Position, Revision, Scope},
-    clock::{BootTime, Clock, SharedClock, Timestamp},
-    id::{DeviceId, MailboxId},
-    lease::Lease,
-    protocol::Protocol,
-    session::OpenSession,
-    verdict::{ProvenPassword, Reason, Session},
-};
 use shuttle::{
     rand::{Rng, thread_rng},
     sync::{
@@ -25,6 +15,16 @@ use uuid::Uuid;
 
 use crate::{
     RUNS,
+    model::{
+        address::Address,
+        change::{Change, Ended, Position, Revision, Scope},
+        clock::{BootTime, Clock, SharedClock, Timestamp},
+        id::{DeviceId, MailboxId},
+        lease::Lease,
+        protocol::Protocol,
+        session::OpenSession,
+        verdict::{ProvenPassword, Reason, Session},
+    },
     watchers::{Hello, Message, Opened, Watch, Watchers},
 };
 
