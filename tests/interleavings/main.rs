@@ -68,7 +68,6 @@ mod feed {
     }
 }
 
-mod acknowledgement;
 mod explore;
 mod feed_and_logins;
 mod fence;
