@@ -2,8 +2,10 @@
 //! (DESIGN.md §6).
 //!
 //! One task syncs: in a loop of a fifth of the lease, at once on a hint, and at once for logins that found no lease. All who had asked before a sync began share it.
-//! What each answer means is decided without I/O, in `progress.rs` and `waiting.rs`, which the model in `tests/model` runs as well.
+//! What each answer means is decided without I/O, in `progress.rs` and `waiting.rs`, which the model in `tests/model` runs as well; what it changes in memory,
+//! in `coherence.rs`.
 
+pub mod coherence;
 pub mod confirm;
 mod observe;
 pub mod progress;
@@ -23,20 +25,25 @@ use tokio::sync::{Notify, oneshot, watch};
 use tracing::{info, warn};
 
 use self::{
+    coherence::Coherence,
     confirm::Rows,
     progress::{Progress, Step},
 };
 use crate::{
-    cache::mailboxes::MailboxCache,
+    cache::mailboxes::{Entry, MailboxCache},
     model::{
         change::{Position, Revision},
         clock::{BootTime, SharedClock, Timestamp},
         id::NodeId,
-        lease::Lease,
     },
     store::{Head, Node, Store, StoreError},
     watchers::Watchers,
 };
+
+/// What threads share memory by. The interleaving tests compile `coherence.rs` over shuttle's instead (`tests/interleavings`).
+mod sync {
+    pub(super) use std::sync::atomic::{AtomicU64, Ordering};
+}
 
 /// Rows of the log read at once. Watchers' queues hold a few times as many.
 const ROWS_AT_ONCE: usize = 250;
@@ -75,14 +82,11 @@ pub struct NoSync;
 /// See the module.
 pub struct Feed {
     store: Arc<dyn Store>,
-    cache: Arc<MailboxCache>,
-    watchers: Arc<Watchers>,
+    coherence: Coherence,
     clock: SharedClock,
     settings: FeedSettings,
-    lease: Arc<Lease>,
     wake: Arc<Notify>,
     waiting: Mutex<Vec<oneshot::Sender<Result<(), NoSync>>>>,
-    applied: AtomicU64,
     /// Up to where neither this process nor a watcher of its answers from before.
     acknowledged: watch::Sender<Revision>,
     synced: watch::Sender<bool>,
@@ -96,18 +100,14 @@ pub struct Feed {
 
 impl Feed {
     pub fn new(store: Arc<dyn Store>, cache: Arc<MailboxCache>, clock: SharedClock, settings: FeedSettings) -> Self {
-        let (lease, wake) = (Arc::new(Lease::default()), Arc::new(Notify::new()));
-        let watchers = Arc::new(Watchers::new(Arc::clone(&clock), Arc::clone(&lease), Arc::clone(&wake)));
+        let wake = Arc::new(Notify::new());
         Self {
             store,
-            cache,
-            watchers,
+            coherence: Coherence::new(cache, Arc::clone(&clock), Arc::clone(&wake)),
             clock,
             settings,
-            lease,
             wake,
             waiting: Mutex::default(),
-            applied: AtomicU64::new(0),
             acknowledged: watch::Sender::new(Revision::default()),
             synced: watch::Sender::new(false),
             node: Mutex::default(),
@@ -118,21 +118,26 @@ impl Feed {
     }
 
     pub fn watchers(&self) -> &Arc<Watchers> {
-        &self.watchers
+        self.coherence.watchers()
     }
 
     pub fn settings(&self) -> &FeedSettings {
         &self.settings
     }
 
-    /// Whether the cache may be used as it is. Cheap: every warm login asks.
+    /// Whether the cache may be used as it is.
     pub fn has_lease(&self) -> bool {
-        self.has_lease_at(self.clock.wall())
+        self.coherence.has_lease_at(self.clock.wall())
     }
 
-    /// As [`Self::has_lease`], for who has just read the wall clock.
-    pub fn has_lease_at(&self, wall: Timestamp) -> bool {
-        self.lease.holds(self.clock.boot(), wall)
+    /// As of which revision an entry is right, for who has just synced: `None` if a change has ended it.
+    pub fn as_of(&self, entry: &Entry) -> Option<Revision> {
+        self.coherence.as_of(entry)
+    }
+
+    /// The same by the lease, for who has just read the wall clock: `None` if there is none, too. Cheap: every warm login asks.
+    pub fn as_of_lease(&self, entry: &Entry, wall: Timestamp) -> Option<Revision> {
+        self.coherence.as_of_lease(entry, wall)
     }
 
     /// Waits for a sync that begins after this call: then the cache is as new as this moment.
@@ -169,7 +174,7 @@ impl Feed {
 
     /// How far the log was applied here: an entry that is current after this was read is as new as this.
     pub fn applied(&self) -> Revision {
-        Revision(self.applied.load(Ordering::Acquire))
+        self.coherence.applied()
     }
 
     /// Up to where neither this process nor a watcher of its answers from before.
@@ -247,13 +252,13 @@ impl Feed {
             let Some(node_id) = self.node() else {
                 continue;
             };
-            let (opened, closed) = self.watchers.take_unwritten_sessions();
+            let (opened, closed) = self.watchers().take_unwritten_sessions();
             if opened.is_empty() && closed.is_empty() {
                 continue;
             }
             if let Err(error) = self.store.put_sessions(node_id, &opened, &closed).await {
                 warn!(%error, "the list of open sessions was not written; it is tried again");
-                self.watchers.put_back_unwritten_sessions(&opened, closed);
+                self.watchers().put_back_unwritten_sessions(&opened, closed);
             }
         }
     }
@@ -263,11 +268,11 @@ impl Feed {
     pub async fn leave(&self) -> Result<Left, StoreError> {
         // A sync under way would grant the lease once more, after nobody waits for it.
         *self.turn.lock().await = true;
-        self.lease.end();
+        let is_used_by_nobody = self.coherence.stop();
         let Some(node_id) = self.node() else {
             return Ok(Left::Gone);
         };
-        if self.watchers.has_leases() {
+        if !is_used_by_nobody {
             return Ok(Left::WatchersRemain);
         }
         self.store.leave(node_id).await?;
@@ -280,7 +285,7 @@ impl Feed {
         let now = self.clock.boot();
         let since = renewed.map_or(Duration::ZERO, |renewed| now - renewed);
         let renewal = (self.settings.lease / 5).saturating_sub(since).max(Duration::from_millis(1));
-        match self.watchers.next_expiry() {
+        match self.watchers().next_expiry() {
             Some(expiry) => (expiry - now).clamp(Duration::from_millis(1), renewal),
             None => renewal,
         }
@@ -324,29 +329,26 @@ impl Feed {
             }
             Step::Jump { to } => {
                 info!(revision = %to.revision, "fell behind the log; the cache is emptied");
-                self.lease.end();
-                self.cache.clear(to.revision);
-                self.watchers.tell_start_empty(to);
+                self.coherence.jump(to);
                 at.jump(to);
                 Next::Again
             }
             Step::Rewound => return self.begin_anew(progress).await,
         };
-        self.applied.store(at.applied.revision.0, Ordering::Release);
         if why == Why::Renewal && self.settings.freshness == Freshness::Lease {
-            self.lease.grant(from, wall_from, self.settings.lease);
+            self.coherence.grant(from, wall_from, self.settings.lease);
         }
         Ok(next)
     }
 
     /// What this process and its watchers have done with the changes is written, and up to where that is so, answered.
     async fn acknowledge(&self, at: &Progress) -> Result<Revision, StoreError> {
-        let settled = self.watchers.settled(at.applied.revision);
-        let closings = self.watchers.take_closings(settled);
+        let settled = self.watchers().settled(at.applied.revision);
+        let closings = self.watchers().take_closings(settled);
         if !closings.is_empty()
             && let Err(error) = self.store.add_closings(at.node_id, &closings).await
         {
-            self.watchers.put_back_closings(closings);
+            self.watchers().put_back_closings(closings);
             return Err(error);
         }
         self.acknowledged.send_replace(settled);
@@ -355,13 +357,13 @@ impl Feed {
 
     /// This process's row is gone, or the log is of another history: nothing that is held may be used.
     async fn begin_anew(&self, progress: &mut Option<Progress>) -> Result<Next, StoreError> {
-        self.lease.end();
+        self.coherence.end_lease();
         let Some(before) = progress else {
             return Ok(Next::Again);
         };
         let (node_id, head) = (before.node_id, self.store.head(before.applied.revision).await?);
         if before.judge(head) == Step::Rewound {
-            self.cache.clear(head.revision);
+            self.coherence.clear(head.revision);
             self.revoke_lost(before, head).await?;
         } else {
             warn!("this process's row in the database is gone; it empties its cache and joins anew");
@@ -379,20 +381,16 @@ impl Feed {
         let node_id = NodeId::new(self.clock.wall());
         let Head { revision, nonce, .. } = self.store.head(Revision::default()).await?;
         let head = Position { revision, nonce };
-        // In another history it may be lower: nothing read from now on is to pass for newer than it is.
-        self.applied.fetch_min(revision.0, Ordering::AcqRel);
-        self.cache.clear(revision);
-        self.applied.store(revision.0, Ordering::Release);
-        self.watchers.tell_start_empty(head);
+        self.coherence.begin(head);
         let lease = match self.settings.freshness {
             Freshness::Lease => self.settings.lease,
             Freshness::Read => Duration::ZERO,
         };
         let name = self.settings.node_name.clone();
-        let applied = self.watchers.settled(revision);
+        let applied = self.watchers().settled(revision);
         self.store.join(&Node { node_id, name, lease, applied, renewals: 0 }).await?;
         *self.node.lock().unwrap_or_else(PoisonError::into_inner) = Some(node_id);
-        self.watchers.write_sessions_anew();
+        self.watchers().write_sessions_anew();
         self.acknowledged.send_replace(applied);
         self.warn_of_other_leases(lease).await;
         Ok(Progress::begin(node_id, head))
@@ -425,10 +423,7 @@ impl Feed {
                 if let Err(gap) = at.advance(&change) {
                     return Err(StoreError::Corrupt(format!("the log goes from {} to {}", gap.applied, gap.next)));
                 }
-                self.cache.apply(&change);
-                // Before a watcher hears of it: what it asks then is answered as new as that.
-                self.applied.store(change.revision.0, Ordering::Release);
-                self.watchers.tell(Arc::new(change));
+                self.coherence.apply(change);
             }
             after = at.applied.revision;
             if after < up_to {
@@ -441,7 +436,7 @@ impl Feed {
     /// Who reads and acknowledges is not to be cut off because this process has missed a lot and tells it all at once. Who does not, is.
     async fn let_watchers_keep_up(&self) {
         for _ in 0..KEEP_UP_LOOKS {
-            if self.watchers.furthest_behind() < ROWS_AT_ONCE {
+            if self.watchers().furthest_behind() < ROWS_AT_ONCE {
                 return;
             }
             tokio::time::sleep(KEEP_UP_INTERVAL).await;

@@ -20,7 +20,7 @@ impl Feed {
         let mut told: HashMap<NodeId, Revision> = HashMap::new();
         let mut all_told = self.applied();
         loop {
-            if !self.watchers.is_observed() {
+            if !self.watchers().is_observed() {
                 told.clear();
                 all_told = self.applied();
                 tokio::time::sleep(IDLE).await;
@@ -39,7 +39,7 @@ impl Feed {
             for node in nodes.iter().filter(|node| !node.lease.is_zero()) {
                 let reached = if Some(node.node_id) == own { node.applied.max(acknowledged) } else { node.applied };
                 let known = told.entry(node.node_id).or_insert(before);
-                self.watchers.replica_acknowledged(*known, reached, &node.name);
+                self.watchers().replica_acknowledged(*known, reached, &node.name);
                 *known = (*known).max(reached);
                 all_told = all_told.min(reached);
             }

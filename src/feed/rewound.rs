@@ -38,7 +38,7 @@ impl Feed {
     /// The changes with revocations that this process has applied and that the log has no more, oldest first.
     async fn lost_changes(&self) -> Result<Vec<Arc<Change>>, StoreError> {
         let mut lost = vec![];
-        for change in self.watchers.revocations().into_iter().rev() {
+        for change in self.watchers().revocations().into_iter().rev() {
             // Histories agree up to where they part: the first that is still there ends the search.
             if self.store.head(change.revision).await?.applied_nonce == Some(change.nonce) {
                 break;

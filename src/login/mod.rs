@@ -95,11 +95,9 @@ impl Login {
             return None;
         };
         // Authority comes last: both must hold after the proof.
-        let (now, applied) = (self.clock.wall(), self.feed.applied());
-        if !self.feed.has_lease_at(now) || !entry.is_current() {
-            return None;
-        }
-        let verdict = Self::verdict(mailbox, place, attempt, now, entry.read.revision.max(applied));
+        let now = self.clock.wall();
+        let revision = self.feed.as_of_lease(&entry, now)?;
+        let verdict = Self::verdict(mailbox, place, attempt, now, revision);
         verdict.is_allowed().then(|| {
             self.note(mailbox, attempt, &verdict, now);
             verdict
@@ -203,8 +201,7 @@ impl Login {
         if !is_trusted {
             self.feed.sync().await.map_err(|_| NoAnswer::StoreUnavailable)?;
         }
-        let applied = self.feed.applied();
-        Ok(entry.is_current().then(|| entry.read.revision.max(applied)))
+        Ok(self.feed.as_of(entry))
     }
 
     /// Tries them in their order. A right one is remembered, and brought up to date at rest.

@@ -15,7 +15,14 @@ pub mod random;
 pub mod record;
 pub mod secret;
 pub mod session;
+#[cfg(test)]
+mod tests;
 pub mod verdict;
+
+/// What threads share memory by. The interleaving tests compile `lease.rs` over shuttle's instead (`tests/interleavings`).
+mod sync {
+    pub(super) use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+}
 
 /// A value that came from outside and breaks a bound. Names the field and the bound, for whoever sent it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,7 +1,19 @@
-//! What threads share memory by, under shuttle: the library's own source, compiled over shuttle's locks and atomics, with every interleaving that a random scheduler finds. Each test is
-//! a small world of two or three threads.
+//! What threads share memory by, under shuttle: the library's own source, compiled over shuttle's locks and atomics, with every interleaving that a random
+//! scheduler finds. Each test is a small world of two or three threads.
 
 #![expect(clippy::expect_used, reason = "a test that can't go on has failed")]
+
+#[path = "../../src/model"]
+#[expect(unreachable_pub, dead_code, reason = "the library's own source: what is public there is private here")]
+mod model {
+    pub(crate) use latchkey::model::*;
+
+    pub mod lease;
+
+    mod sync {
+        pub(super) use shuttle::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+    }
+}
 
 #[path = "../../src/cache"]
 #[expect(unreachable_pub, dead_code, reason = "the library's own source: what is public there is private here")]
@@ -46,9 +58,24 @@ mod watchers {
     const SESSIONS_WAIT: Duration = Duration::from_secs(1);
 }
 
-mod acknowledgement;
-mod fence;
+#[path = "../../src/feed"]
+#[expect(unreachable_pub, dead_code, reason = "the library's own source: what is public there is private here")]
+mod feed {
+    pub mod coherence;
 
-use latchkey::{model, store};
+    mod sync {
+        pub(super) use shuttle::sync::atomic::{AtomicU64, Ordering};
+    }
+}
+
+mod explore;
+mod feed_and_logins;
+mod fence;
+mod mail_host;
+mod replica;
+mod sessions;
+mod watchers_and_changes;
+
+use latchkey::store;
 
 const RUNS: usize = 20_000;

@@ -1,0 +1,64 @@
+//! A session that is reported open while the change that ends its password is told.
+
+use std::time::Duration;
+
+use shuttle::{sync::Arc, thread};
+use uuid::Uuid;
+
+use crate::{
+    explore::explore,
+    mail_host::NAME,
+    model::{
+        change::Revision,
+        clock::Timestamp,
+        protocol::Protocol,
+        session::OpenSession,
+        verdict::{Reason, Session},
+    },
+    replica::Replica,
+    watchers::{Hello, Message, Opened},
+};
+
+const RUNS: usize = 3_000;
+const NUMBER: u64 = 7;
+
+#[test]
+fn a_session_whose_password_ends_as_it_opens_is_closed_or_counted_by_the_change_and_never_missed() {
+    explore(
+        || {
+            let replica = Replica::new();
+            let hello = Hello { name: NAME.to_owned(), id: Uuid::from_u128(1), resume: None, observes: false };
+            let mut watch = replica.watchers().hello(hello).expect("there is room");
+            let opening = {
+                let replica = Arc::clone(&replica);
+                thread::spawn(move || {
+                    let password = replica.password;
+                    let session = Session { password, revision: Revision(1), address: replica.address.clone() };
+                    let shown = OpenSession {
+                        password,
+                        protocol: Protocol::Imap,
+                        client_ip: None,
+                        open_time: Timestamp(1),
+                        frontend: NAME.to_owned(),
+                    };
+                    replica.watchers().session_opened(watch.number, NUMBER, session, shown).expect("a good report")
+                })
+            };
+            let change = replica.commit();
+            let revision = change.revision;
+            replica.coherence.apply(change);
+            let opened = opening.join().expect("no panic");
+            let messages: Vec<Message> = std::iter::from_fn(|| watch.messages.try_recv().ok()).collect();
+            let is_told_to_close = messages.iter().any(|message| {
+                matches!(message, Message::Close { numbers, reason: Reason::DeviceDisconnected } if *numbers == [NUMBER])
+            });
+            assert_eq!(opened == Opened::Closed, is_told_to_close);
+            // It says nothing, so it is in the change's own words if the change knew of its session.
+            replica.clock.pass(Duration::from_secs(2));
+            assert_eq!(replica.watchers().settled(revision), revision);
+            let silent: Vec<String> = replica.watchers().take_closings(revision).into_iter().flat_map(|it| it.silent).collect();
+            assert_eq!(silent == [NAME], !is_told_to_close, "missed, or counted twice: {messages:?}");
+        },
+        RUNS,
+    );
+}
