@@ -217,6 +217,7 @@ impl Checker<'_> {
             return vec![Reason::WrongPassword];
         };
         let mut reasons = vec![];
+        let is_lost = self.history.faults.iter().any(|fault| fault.what == LOSE_COMMITS && fault.began <= login.ended);
         if self.issued.get(&password).is_none_or(|issued| issued.good_from > login.began) {
             // A cache may not have heard of it yet.
             reasons.push(Reason::WrongPassword);
@@ -226,7 +227,7 @@ impl Checker<'_> {
                 How::Disconnect => reasons.push(Reason::DeviceDisconnected),
                 How::Change => {
                     reasons.push(Reason::PasswordChanged);
-                    if self.history.faults.iter().any(|fault| fault.what == LOSE_COMMITS && fault.began <= login.ended) {
+                    if is_lost {
                         // The new password is lost with its change; the old one must not come back, so the device goes.
                         reasons.push(Reason::DeviceDisconnected);
                     }
@@ -236,7 +237,8 @@ impl Checker<'_> {
         }
         let ended =
             self.ends_by_mailbox.get(&login.mailbox).map_or(0, |ends| ends.partition_point(|began| *began <= login.ended));
-        if ended > REMEMBERED {
+        // What was lost is ended once more, which nobody here has counted.
+        if ended > REMEMBERED || (is_lost && ended > 0) {
             reasons.push(Reason::WrongPassword);
         }
         reasons

@@ -48,7 +48,11 @@ struct Host {
 
 impl Host {
     async fn start(servers: &[&Server]) -> Self {
-        let replicas = servers.iter().map(|server| Channel::from_shared(server.url()).expect("a URL").connect_lazy()).collect();
+        Self::follow(servers.iter().map(|server| server.url()).collect()).await
+    }
+
+    async fn follow(urls: Vec<String>) -> Self {
+        let replicas = urls.into_iter().map(|url| Channel::from_shared(url).expect("a URL").connect_lazy()).collect();
         let settings = Settings {
             replicas,
             name: "imap1".to_owned(),
@@ -407,6 +411,32 @@ async fn a_session_whose_end_its_replica_has_missed_is_closed_when_it_is_back() 
     host.until(|host| !host.told_to_close().is_empty()).await;
     assert_eq!(host.told_to_close(), [(session, verdict::Reason::DeviceDisconnected)]);
     assert!(other.log().contains("joins anew"), "{}", other.log());
+}
+
+/// Whoever begins empty at one replica must not go on under the lease of another, which may be ahead of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watcher_that_has_to_begin_empty_gives_up_its_lease() {
+    let ground = Ground::new(StoreKind::Postgres).await;
+    let first = ground.start_with(&["--lease", "60s"]);
+    let writer = ground.start_with(&["--freshness", "read"]);
+    let mut world = World::on(ground, writer).await;
+    let (phone, _) = world.add("Phone").await;
+    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
+    let host = Host::follow(vec![first.url(), format!("http://{port}")]).await;
+    // It misses a change that the next replica does not know as one either: that begins after it.
+    first.signal(Signal::STOP);
+    let request = proto::DisconnectDeviceRequest {
+        address: ADDRESS.into(),
+        device_id: phone.device_id,
+        wait: proto::Wait::Not.into(),
+        ..Default::default()
+    };
+    let revocation = world.devices.disconnect_device(request).await.expect("revoked").into_inner().revocation.expect("one");
+    let _next = world.ground.start_with(&["--freshness", "read", "--listen", &port.to_string()]);
+    assert!(host.watching.has_lease());
+    first.kill();
+    host.until(|host| host.watching.applied().0 >= revocation.revision).await;
+    assert!(!host.watching.has_lease());
 }
 
 /// With the database's hints lost, changes are found by asking.
