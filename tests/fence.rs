@@ -19,6 +19,7 @@ use std::{
 use async_trait::async_trait;
 use common::{address, attempt, who};
 use latchkey::{
+    acting::Refusal,
     cli::serve::replica::Replica,
     feed::{
         Freshness,
@@ -445,4 +446,24 @@ async fn what_a_replica_has_applied_of_a_lost_history_acknowledges_nothing_of_th
     assert!(matches!(confirmation, Confirmation::Pending { .. }), "{confirmation:?}");
     world.fail_over(stopped).await;
     assert_eq!(world.login().await, Reason::DeviceDisconnected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_that_the_database_has_lost_is_not_said_to_be_effective() {
+    let mut world = Rewound::new().await;
+    let stopped = world.stop_feed().await;
+    let before = world.first.store.head(Revision::default()).await.expect("read").revision;
+    let (devices, alice, phone) = (Arc::clone(&world.replica.devices), world.alice.clone(), world.phone);
+    let revoking = tokio::spawn(async move { devices.disconnect(&who(), &alice, phone, None, Wait::UntilEffective).await });
+    while world.first.store.head(Revision::default()).await.expect("read").revision == before {
+        tokio::task::yield_now().await;
+    }
+    // Others take its number.
+    for _ in 0..3 {
+        world.change(|world| &world.second).await;
+    }
+    world.fail_over(stopped).await;
+    let outcome = revoking.await.expect("no panic");
+    assert!(matches!(outcome, Err(Refusal::ChangeLost(_))), "{outcome:?}");
+    assert_eq!(world.login().await, Reason::Ok, "it has to be said again");
 }
