@@ -37,6 +37,7 @@ on_each_store!(
     who_watches_and_says_nothing_is_told_to_say_hello,
     two_watchers_with_one_name_are_two,
     a_drain_lets_watchers_go_first,
+    a_watcher_that_is_cut_off_for_too_long_closes_its_sessions_if_it_is_told_to,
     limits_are_judged_on_the_mail_host_too,
 );
 
@@ -48,17 +49,17 @@ struct Host {
 
 impl Host {
     async fn start(servers: &[&Server]) -> Self {
-        Self::follow(servers.iter().map(|server| server.url()).collect()).await
+        Self::follow(servers.iter().map(|server| server.url()).collect(), None).await
     }
 
-    async fn follow(urls: Vec<String>) -> Self {
+    async fn follow(urls: Vec<String>, close_when_cut_off_for: Option<Duration>) -> Self {
         let replicas = urls.into_iter().map(|url| Channel::from_shared(url).expect("a URL").connect_lazy()).collect();
         let settings = Settings {
             replicas,
             name: "imap1".to_owned(),
             credentials: Credentials::default(),
             cache_mailboxes: 10_000,
-            close_when_cut_off_for: None,
+            close_when_cut_off_for,
         };
         let told_to_close: Arc<Mutex<Vec<_>>> = Arc::default();
         let closer = Arc::clone(&told_to_close);
@@ -302,6 +303,21 @@ async fn a_drain_lets_watchers_go_first(store: StoreKind) {
     drop(ground);
 }
 
+async fn a_watcher_that_is_cut_off_for_too_long_closes_its_sessions_if_it_is_told_to(store: StoreKind) {
+    let mut world = World::with(store, &["--lease", "500ms"]).await;
+    let (_, password) = world.add("Phone").await;
+    let patient = Host::start(&[&world.server]).await;
+    let strict = Host::follow(vec![world.server.url()], Some(Duration::from_millis(200))).await;
+    let session = strict.open(&password).await;
+    patient.open(&password).await;
+    world.server.signal(Signal::STOP);
+    strict.until(|host| !host.told_to_close().is_empty()).await;
+    assert_eq!(strict.told_to_close(), [(session, verdict::Reason::DeviceDisconnected)]);
+    assert!(!strict.watching.has_lease(), "not while its lease ran");
+    assert!(patient.told_to_close().is_empty());
+    world.server.signal(Signal::CONT);
+}
+
 async fn limits_are_judged_on_the_mail_host_too(store: StoreKind) {
     let mut world = World::new(store).await;
     let (_, password) = world
@@ -422,7 +438,7 @@ async fn a_watcher_that_has_to_begin_empty_gives_up_its_lease() {
     let mut world = World::on(ground, writer).await;
     let (phone, _) = world.add("Phone").await;
     let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
-    let host = Host::follow(vec![first.url(), format!("http://{port}")]).await;
+    let host = Host::follow(vec![first.url(), format!("http://{port}")], None).await;
     // It misses a change that the next replica does not know as one either: that begins after it.
     first.signal(Signal::STOP);
     let request = proto::DisconnectDeviceRequest {
