@@ -429,6 +429,40 @@ async fn a_session_whose_end_its_replica_has_missed_is_closed_when_it_is_back() 
     assert!(other.log().contains("joins anew"), "{}", other.log());
 }
 
+/// The change is made, all hear of it, and who was waited for in vain is waited for once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_hangs_up_changes_nothing_about_its_revocation() {
+    let ground = Ground::new(StoreKind::Postgres).await;
+    let server = ground.start_with(&["--lease", "1s"]);
+    let other = ground.start_with(&["--lease", "1s"]);
+    let mut world = World::on(ground, server).await;
+    let (phone, password) = world.add("Phone").await;
+    other.signal(Signal::STOP);
+    let (mut caller, device_id) = (world.devices.clone(), phone.device_id.clone());
+    let call = tokio::spawn(async move {
+        let request = proto::DisconnectDeviceRequest { address: ADDRESS.into(), device_id, ..Default::default() };
+        caller.disconnect_device(request).await
+    });
+    while world.reason(&password).await == Reason::Ok {
+        tokio::task::yield_now().await;
+    }
+    call.abort();
+    assert!(call.await.expect_err("nobody was answered").is_cancelled());
+    while !world.server.log().contains("its row was removed") {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(world.disconnect(&phone).await.state(), State::Effective);
+    other.signal(Signal::CONT);
+    let mut logins = other.authorization().await;
+    // Until it has joined anew there is no answer.
+    let reason = loop {
+        if let Ok(answer) = logins.authenticate(attempt(ADDRESS, &password)).await {
+            break answer.into_inner().reason();
+        }
+    };
+    assert_eq!(reason, Reason::DeviceDisconnected);
+}
+
 /// Whoever begins empty at one replica must not go on under the lease of another, which may be ahead of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watcher_that_has_to_begin_empty_gives_up_its_lease() {
