@@ -13,8 +13,8 @@ use crate::history::{Answer, By, Grant, History, How, Issued, Login, Outcome, Pa
 pub const LEASE: Duration = Duration::from_secs(2);
 /// After the last fault, until the cluster counts as healthy.
 pub const SETTLES: Duration = LEASE;
-/// For a session to be closed on a watcher that is reachable.
-const SESSION_GRACE: Duration = Duration::from_secs(1);
+/// For a session to be closed on a watcher that is reachable: a replica that could not judge it tries again after a second.
+const SESSION_GRACE: Duration = Duration::from_millis(2_500);
 /// Grants in a row that come this fast, and this often, show a stream that lives.
 const GRANT_TAKES: Duration = Duration::from_millis(500);
 const GRANT_GAP: Duration = Duration::from_secs(1);
@@ -165,6 +165,8 @@ impl Checker<'_> {
                     self.violation(wrong.0, login, &wrong.1);
                 }
             }
+            // Who guesses much has to wait: that is no answer about this password.
+            Answer::Deny(Reason::Throttled) => (),
             Answer::Deny(reason) => {
                 if self.is_good(login) {
                     self.violation(Rule::GoodPasswordDenied, login, &format!("{reason:?}"));

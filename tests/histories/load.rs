@@ -267,6 +267,10 @@ impl Load {
                 (how, request_id) = (How::Disconnect, dice.uuid());
                 continue;
             }
+            if answered.as_ref().is_err_and(|status| status.code() == Code::NotFound) {
+                // It was made by a commit that is lost.
+                return;
+            }
             let outcome = match &answered {
                 Err(status) => Outcome::None(words(status)),
                 Ok(revocation) => match revocation.state() {

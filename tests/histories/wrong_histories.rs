@@ -112,7 +112,7 @@ fn a_login_allowed_without_a_password_is_found() {
 
 #[test]
 fn a_session_that_stays_open_is_found_only_where_it_could_be_closed() {
-    assert_eq!(found(|history| history.sessions[0].closed = Some(s(13.5))), [Rule::SessionStaysOpen]);
+    assert_eq!(found(|history| history.sessions[0].closed = Some(s(15.0))), [Rule::SessionStaysOpen]);
     assert_eq!(found(|history| history.sessions[0].closed = None), [Rule::SessionStaysOpen]);
     // No grant between 11 and 17, and one that came late: the watcher was cut off.
     let is_cut_off = |grant: &Grant| grant.asked > s(11.0) && grant.asked < s(17.0);
