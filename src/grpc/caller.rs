@@ -4,15 +4,9 @@ use std::{collections::HashMap, fmt, fs, path::Path, sync::Arc};
 
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
-use tonic::{
-    Extensions, Request, Status,
-    metadata::MetadataMap,
-    service::Interceptor,
-    transport::server::{TcpConnectInfo, TlsConnectInfo},
-};
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use tonic::{Extensions, Request, Status, metadata::MetadataMap, service::Interceptor};
 
-use super::status;
+use super::{connection, status};
 use crate::model::{
     Invalid,
     caller::{Requester, Roles},
@@ -134,8 +128,7 @@ impl CallerPolicy {
             let found = by_token.get(&digest).map(Arc::clone);
             return found.ok_or_else(|| status::unknown_caller("the token is not known"));
         }
-        let certificates = extensions.get::<TlsConnectInfo<TcpConnectInfo>>().and_then(TlsConnectInfo::peer_certs);
-        let names = certificates.as_deref().and_then(|chain| chain.first()).map(|own| names_of(own)).unwrap_or_default();
+        let names = connection::certificate_names(extensions);
         let found = names.iter().find_map(|name| by_certificate.get(name)).map(Arc::clone);
         found.ok_or_else(|| status::unknown_caller("say who calls: a bearer token, or a client certificate that is known"))
     }
@@ -180,7 +173,7 @@ pub(super) fn manager<T>(request: &Request<T>) -> Result<Requester, Status> {
             Some(UserId::parse(ACTOR, text).map_err(|why| status::invalid(&why))?)
         }
     };
-    let peer = request.remote_addr().map_or_else(String::new, |address| address.to_string());
+    let peer = connection::peer(request.extensions()).map_or_else(String::new, |address| address.to_string());
     Ok(Requester { caller: identity.name.to_string(), peer, actor })
 }
 
@@ -201,20 +194,6 @@ fn may_act(identity: &Identity) -> bool {
 fn identity<T>(request: &Request<T>) -> Result<&Identity, Status> {
     let found = request.extensions().get::<Arc<Identity>>();
     found.map(AsRef::as_ref).ok_or_else(|| status::unknown_caller("nobody said who calls"))
-}
-
-/// The DNS names that a certificate is for, and its subject's common name.
-fn names_of(certificate: &[u8]) -> Vec<String> {
-    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else {
-        return vec![];
-    };
-    let alternative = certificate.subject_alternative_name().ok().flatten();
-    let alternative = alternative.iter().flat_map(|names| &names.value.general_names).filter_map(|name| match name {
-        GeneralName::DNSName(name) => Some((*name).to_owned()),
-        _ => None,
-    });
-    let common = certificate.subject().iter_common_name().filter_map(|name| name.as_str().ok().map(str::to_owned));
-    alternative.chain(common).collect()
 }
 
 fn parse_roles(name: &str, roles: &[String]) -> Result<Roles, String> {

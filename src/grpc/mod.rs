@@ -2,6 +2,7 @@
 
 pub mod authorization;
 pub mod caller;
+pub mod connection;
 mod convert;
 pub mod device_credentials;
 pub mod directory;

@@ -2,6 +2,7 @@
 
 use std::{
     future::ready,
+    io,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
@@ -9,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, Stream, TryStreamExt};
 use http::Response;
 use tokio::{net::TcpListener, sync::Semaphore};
 use tonic::{
@@ -24,8 +25,8 @@ use tower::{
 use tracing::error;
 
 use super::{
-    authorization::AuthorizationService, caller::CallerPolicy, device_credentials::DeviceCredentialsService,
-    directory::DirectoryService, status,
+    authorization::AuthorizationService, caller::CallerPolicy, connection::Connection,
+    device_credentials::DeviceCredentialsService, directory::DirectoryService, status,
 };
 use crate::proto::{
     self, authorization_server::AuthorizationServer, device_credentials_server::DeviceCredentialsServer,
@@ -120,8 +121,9 @@ pub type Guarded<L> = Stack<GuardLayer, Stack<L, layer::util::Identity>>;
 
 /// Connections as they come, for a [`builder`]'s server. Without delay: a small message would wait for the other side's acknowledgement, which takes 40 ms. The builder's own
 /// settings of this are for sockets that it opens itself.
-pub fn incoming(listener: TcpListener) -> TcpIncoming {
-    TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(KEEPALIVE_INTERVAL))
+pub fn incoming(listener: TcpListener) -> impl Stream<Item = io::Result<Connection>> {
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(KEEPALIVE_INTERVAL));
+    incoming.map_ok(Connection::new)
 }
 
 /// A server with its limits, for [`routes`]. `watch` sees each call, also those that the limits refuse.
