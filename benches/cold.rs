@@ -13,15 +13,15 @@ use std::sync::Arc;
 
 use common::{address, attempt, median, micros};
 use latchkey::{
-    cli::serve::replica::Replica,
-    directory::ImportLine,
-    model::{address::Address, change::Revision, secret::Secret},
+    manage::directory::ImportLine,
     passwords::{
         hash::{HashCost, Hasher, Memory},
         pepper::Pepper,
     },
+    serve::replica::Replica,
     store::Store,
 };
+use latchkey_core::model::{address::Address, change::Revision, secret::Secret};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

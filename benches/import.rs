@@ -15,7 +15,7 @@ use std::{
 };
 
 use latchkey::{
-    directory::ImportLine,
+    manage::directory::ImportLine,
     passwords::{hash::HashCost, pepper::Pepper},
 };
 
@@ -86,6 +86,6 @@ async fn whole(url: &str) {
     server.wait().expect("it ends");
 }
 
-fn report(what: &str, begun: latchkey::model::clock::BootTime) {
+fn report(what: &str, begun: latchkey_core::model::clock::BootTime) {
     println!("{what:<44} {:>10.0} mailboxes a second", MAILBOXES as f64 / (common::now() - begun).as_secs_f64());
 }

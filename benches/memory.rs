@@ -4,15 +4,16 @@
 
 #![allow(clippy::expect_used, clippy::cast_precision_loss, reason = "a benchmark fails by panicking, and counts in floats")]
 
-use latchkey::{
+use latchkey::random::NewId as _;
+use latchkey::{clock::SystemClock, random};
+use latchkey_core::{
     cache::{mailboxes::MailboxCache, memos::Memos},
     model::{
         address::Address,
         change::{Revision, ServiceKey},
-        clock::{Clock, SystemClock},
+        clock::Clock,
         device::{DeviceKind, KeyId, Tag},
         id::{DeviceId, MailboxId},
-        random,
         record::{Credential, MailboxRead, MailboxRecord},
     },
 };
@@ -42,7 +43,7 @@ fn main() {
 
 fn measure(kind: DeviceKind, each: usize) -> f64 {
     let cache = MailboxCache::with_capacity(4 * DEVICES);
-    let memos = Memos::with_capacity(4 * DEVICES);
+    let memos = Memos::with_capacity(4 * DEVICES, &random::bytes());
     let before = resident_bytes();
     for number in 0..DEVICES / each {
         let key = Address::parse("address", &format!("user{number}@example.com")).expect("good").key();

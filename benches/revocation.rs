@@ -23,9 +23,10 @@ use std::{
 };
 
 use latchkey::{
-    model::clock::{BootTime, Clock, SystemClock},
+    clock::SystemClock,
     proto::{self, revocation::State},
 };
+use latchkey_core::model::clock::{BootTime, Clock};
 use rustix::process::Signal;
 use server::{Ground, Server};
 use support::postgres::Cluster;

@@ -109,7 +109,7 @@ fn serve(
     port
 }
 
-fn unary_body(address: &latchkey::model::address::Address, password: &str) -> tempfile::NamedTempFile {
+fn unary_body(address: &latchkey_core::model::address::Address, password: &str) -> tempfile::NamedTempFile {
     let message = message(&address.to_string(), password).encode_to_vec();
     let mut file = tempfile::NamedTempFile::new().expect("a file");
     file.write_all(&[0]).expect("written");

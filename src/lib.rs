@@ -1,24 +1,22 @@
 //! Latchkey: mail passwords, one for each device, whose revocation holds everywhere at once. See ARCHITECTURE.md.
 
-pub mod acting;
-pub mod cache;
 pub mod cli;
+pub mod clock;
 pub mod config;
-pub mod devices;
-pub mod directory;
-pub mod feed;
 pub mod grpc;
 pub mod hashing;
-pub mod history;
 pub mod lifecycle;
 pub mod login;
-pub mod model;
+pub mod login_log;
+pub mod manage;
 pub mod passwords;
+pub mod random;
+pub mod replication;
+pub mod serve;
 pub mod store;
 pub mod telemetry;
 pub mod throttle;
-pub mod watchers;
-pub mod watching;
+pub mod upstream;
 
 /// The contract, generated from `proto/`.
 #[allow(

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use crate::model::{address::MailboxKey, clock::BootTime};
+use latchkey_core::model::{address::MailboxKey, clock::BootTime};
 
 /// Two sources that share a cell share its count. 2^16 cells are 512 KiB.
 const CELLS: usize = 1 << 16;

@@ -19,31 +19,34 @@ use std::{
 use async_trait::async_trait;
 use common::{address, attempt, who};
 use latchkey::{
-    acting::Refusal,
-    cli::serve::replica::Replica,
-    feed::{
-        Freshness,
-        confirm::{Confirmation, Wait},
-    },
+    clock::SystemClock,
     hashing::{HashingPool, HashingSettings},
     login::NoAnswer,
-    model::{
-        address::Address,
-        change::{Change, Position, Revision},
-        clock::{BootTime, Clock, SharedClock, SystemClock, Timestamp},
-        device::{Generation, KeyId, PasswordHash, StoredPassword},
-        event::LoginCount,
-        id::{DeviceId, NodeId},
-        record::MailboxRead,
-        verdict::Reason,
-    },
+    manage::Refusal,
     passwords::{
         hash::{HashCost, Hasher},
         pepper::Pepper,
     },
-    store::{
-        Closing, Finding, Head, Hint, LiveSession, Mode, NewChange, NewMailbox, Node, Origin, Result, Retention, SessionKey,
-        Store, StoreError, Transaction,
+    replication::{
+        Freshness,
+        confirmation::{Confirmation, Wait},
+    },
+    serve::replica::Replica,
+    store::{Finding, Hint, Mode, NewChange, NewMailbox, Origin, Result, Retention, Store, StoreError, Transaction},
+};
+use latchkey_core::{
+    confirmation::Node,
+    log::Head,
+    model::{
+        address::Address,
+        change::{Change, Position, Revision},
+        clock::{BootTime, Clock, SharedClock, Timestamp},
+        device::{Generation, KeyId, PasswordHash, StoredPassword},
+        event::LoginCount,
+        id::{DeviceId, NodeId},
+        record::MailboxRead,
+        session::{Closing, LiveSession, SessionKey},
+        verdict::Reason,
     },
 };
 use tokio::sync::oneshot;

@@ -13,14 +13,14 @@ use std::{
 
 use latchkey::{
     hashing::{HashingError, HashingPool, HashingSettings},
-    model::{
-        clock::{BootTime, Clock, Timestamp},
-        secret::Secret,
-    },
     passwords::{
         hash::{HashCost, Hasher, Memory},
         pepper::Pepper,
     },
+};
+use latchkey_core::model::{
+    clock::{BootTime, Clock, Timestamp},
+    secret::Secret,
 };
 
 /// Stands still until it is moved.

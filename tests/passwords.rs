@@ -2,14 +2,12 @@
 
 #![expect(clippy::expect_used, reason = "a test that can't go on has failed")]
 
-use latchkey::{
-    model::device::PasswordHash,
-    passwords::{
-        hash::{HashCost, Hasher, Memory},
-        imported,
-        pepper::Pepper,
-    },
+use latchkey::passwords::{
+    hash::{HashCost, Hasher, Memory},
+    imported,
+    pepper::Pepper,
 };
+use latchkey_core::model::device::PasswordHash;
 
 const VECTORS: &str = include_str!("vectors/passwords.tsv");
 

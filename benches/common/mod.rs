@@ -5,29 +5,30 @@
 use std::{num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
 
 use latchkey::{
-    cli::serve::replica::{Replica, ReplicaSettings},
-    devices::NewDevice,
-    feed::{FeedSettings, Freshness},
+    clock::SystemClock,
     hashing::{HashingPool, HashingSettings},
-    model::{
-        address::Address,
-        caller::Requester,
-        clock::{BootTime, Clock, SystemClock},
-        device::{DeviceName, Limits},
-        id::{MailServiceId, OrganizationId},
-        protocol::Protocol,
-        secret::Secret,
-        verdict::Attempt,
-    },
+    manage::devices::NewDevice,
     passwords::{
         hash::{HashCost, Hasher},
         pepper::Pepper,
     },
+    replication::{FeedSettings, Freshness},
+    serve::replica::{Replica, ReplicaSettings},
     store::{
         Store,
         postgres::{PostgresSettings, PostgresStore},
         sqlite::SqliteStore,
     },
+};
+use latchkey_core::model::{
+    address::Address,
+    caller::Requester,
+    clock::{BootTime, Clock},
+    device::{DeviceName, Limits},
+    id::{MailServiceId, OrganizationId},
+    protocol::Protocol,
+    secret::Secret,
+    verdict::Attempt,
 };
 
 pub const SERVICE: &str = "mail";
@@ -132,7 +133,7 @@ pub fn fresh(replica: &Replica, pepper: &Pepper) -> Arc<latchkey::login::Login> 
     Arc::new(latchkey::login::Login {
         store: Arc::clone(&login.store),
         cache: Arc::clone(&login.cache),
-        memos: Arc::new(latchkey::cache::memos::Memos::with_capacity(1_000)),
+        memos: Arc::new(latchkey_core::cache::memos::Memos::with_capacity(1_000, &latchkey::random::bytes())),
         feed: Arc::clone(&login.feed),
         tagger: Arc::new(latchkey::passwords::tag::Tagger::new(pepper)),
         hashing: Arc::clone(&login.hashing),

@@ -7,17 +7,18 @@ use std::{
 };
 
 use latchkey::{
-    model::{
-        clock::{BootTime, Clock, SystemClock},
-        random,
-        verdict::Session,
-    },
+    clock::SystemClock,
     proto::{
         self,
         authorization_client::AuthorizationClient,
         watch_request::{self, Message as Ask},
         watch_response::Message as Told,
     },
+    random,
+};
+use latchkey_core::model::{
+    clock::{BootTime, Clock},
+    verdict::Session,
 };
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt, wrappers::UnboundedReceiverStream};

@@ -15,11 +15,11 @@ use tonic_health::pb::health_client::HealthClient;
 use super::{failure::Failure, output::Output};
 use crate::{
     config,
-    model::random,
     proto::{
         authorization_client::AuthorizationClient, device_credentials_client::DeviceCredentialsClient,
         directory_client::DirectoryClient,
     },
+    random,
 };
 
 /// How long to wait for a connection.

@@ -5,12 +5,8 @@ use std::{fs, process::ExitCode};
 use serde_json::json;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
 
-use super::{
-    Exit,
-    client::ClientArgs,
-    failure::message,
-    serve::{StoreSettings, open_store_as_it_is},
-};
+use super::{Exit, client::ClientArgs, failure::message};
+use crate::serve::{StoreSettings, open_store_as_it_is};
 use crate::{
     passwords::pepper::Pepper,
     store::{Finding, OpenError, Store},

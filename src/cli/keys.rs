@@ -4,8 +4,9 @@ use std::{path::PathBuf, process::ExitCode};
 
 use serde_json::json;
 
-use super::{Exit, serve::StoreSettings};
+use super::Exit;
 use crate::passwords::pepper::{Pepper, PepperError};
+use crate::serve::StoreSettings;
 
 /// The pepper: the keys that passwords at rest are bound to
 #[derive(clap::Args, Debug)]

@@ -83,19 +83,19 @@ macro_rules! page {
     };
 }
 
-use super::words;
+use super::render;
 
-page!(ListDevicesResponse, devices, "No devices.", ["NAME", "KIND", "ID", "USER", "LAST USED", "LIMITS"], words::device_row);
-page!(ListEventsResponse, events, "No events.", ["TIME", "EVENT", "DEVICE", "BY", "FROM", "DETAIL"], words::event_row);
+page!(ListDevicesResponse, devices, "No devices.", ["NAME", "KIND", "ID", "USER", "LAST USED", "LIMITS"], render::device_row);
+page!(ListEventsResponse, events, "No events.", ["TIME", "EVENT", "DEVICE", "BY", "FROM", "DETAIL"], render::event_row);
 page!(ListOrganizationsResponse, organizations, "No organizations.", ["ID", "NAME", "CREATED"], |it: &proto::Organization| [
     it.organization_id.clone(),
     it.display_name.clone(),
-    words::time(it.create_time.as_ref()),
+    render::time(it.create_time.as_ref()),
 ]);
 page!(ListMembersResponse, members, "No members.", ["USER", "ROLE", "STATE"], |it: &proto::Member| [
     it.user.clone(),
-    words::name_of(it.role().as_str_name()),
-    words::suspended(it.suspended),
+    render::name_of(it.role().as_str_name()),
+    render::suspended(it.suspended),
 ]);
 page!(
     ListMailServicesResponse,
@@ -105,8 +105,8 @@ page!(
     |it: &proto::MailService| [
         it.mail_service_id.clone(),
         it.display_name.clone(),
-        words::on_off(it.generic_login_enabled),
-        words::time(it.create_time.as_ref()),
+        render::on_off(it.generic_login_enabled),
+        render::time(it.create_time.as_ref()),
     ]
 );
 page!(ListRightsResponse, rights, "Nobody but by their role.", ["USER"], |it: &proto::Right| [it.user.clone()]);
@@ -117,8 +117,8 @@ page!(
     ["ADDRESS", "STATE", "GENERIC LOGIN", "CREATED"],
     |it: &proto::Mailbox| [
         it.address.clone(),
-        words::suspended(it.suspended),
-        words::on_off(it.generic_login_enabled),
-        words::time(it.create_time.as_ref()),
+        render::suspended(it.suspended),
+        render::on_off(it.generic_login_enabled),
+        render::time(it.create_time.as_ref()),
     ]
 );

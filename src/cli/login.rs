@@ -8,7 +8,7 @@ use super::{
     device::protocol,
     failure::Failure,
     output::printable,
-    prompt, words,
+    prompt, render,
 };
 use crate::{config, proto};
 
@@ -71,7 +71,7 @@ impl Options {
             let device = if answer.device_id.is_empty() { String::new() } else { format!(" (device {})", answer.device_id) };
             let later = answer.retry_after.and_then(|later| std::time::Duration::try_from(later).ok());
             let later = later.map_or(String::new(), |later| format!("; try again in {}", config::human(later)));
-            writeln!(out, "{}: {}{device}{later}", answer.decision().as_str_name(), words::reason(answer.reason()))
+            writeln!(out, "{}: {}{device}{later}", answer.decision().as_str_name(), render::reason(answer.reason()))
         })?;
         match answer.decision() {
             proto::Decision::Allow => Ok(Exit::Done),

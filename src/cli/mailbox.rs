@@ -7,7 +7,7 @@ use super::{
     client::{ClientArgs, Session},
     failure::Failure,
     list::ListArgs,
-    prompt, table, words,
+    prompt, render, table,
 };
 use crate::proto;
 
@@ -92,7 +92,7 @@ impl MailboxCommand {
                 let answer = directory.put_mailbox(session.request(request)).await?.into_inner();
                 session.output.show(&answer, |out| {
                     table::pairs(out, &pairs(answer.mailbox.as_ref()))?;
-                    words::write_revocation(out, answer.revocation.as_ref())
+                    render::write_revocation(out, answer.revocation.as_ref())
                 })?;
             }
             Self::Get { address } => {
@@ -117,7 +117,7 @@ impl MailboxCommand {
                 let answer = directory.delete_mailbox(session.request(request)).await?.into_inner();
                 session.output.show(&answer, |out| {
                     writeln!(out, "Deleted.")?;
-                    words::write_revocation(out, answer.revocation.as_ref())
+                    render::write_revocation(out, answer.revocation.as_ref())
                 })?;
             }
             Self::Suspend { address } => {
@@ -125,7 +125,7 @@ impl MailboxCommand {
                 let answer = directory.suspend_mailbox(session.request(request)).await?.into_inner();
                 session.output.show(&answer, |out| {
                     writeln!(out, "Suspended.")?;
-                    words::write_revocation(out, answer.revocation.as_ref())
+                    render::write_revocation(out, answer.revocation.as_ref())
                 })?;
             }
             Self::Resume { address } => {
@@ -144,8 +144,8 @@ fn pairs(mailbox: Option<&proto::Mailbox>) -> Vec<(&'static str, String)> {
         ("Address", it.address),
         ("Mail service", it.mail_service_id),
         ("Id", it.mailbox_id),
-        ("State", words::suspended(it.suspended)),
-        ("Generic login", words::on_off(it.generic_login_enabled)),
-        ("Created", words::exact_time(it.create_time.as_ref())),
+        ("State", render::suspended(it.suspended)),
+        ("Generic login", render::on_off(it.generic_login_enabled)),
+        ("Created", render::exact_time(it.create_time.as_ref())),
     ]
 }

@@ -10,7 +10,7 @@ use super::{
     client::{ClientArgs, Session},
     failure::Failure,
     list::ListArgs,
-    table, words,
+    render, table,
 };
 use crate::proto;
 
@@ -85,7 +85,7 @@ impl MemberCommand {
                 let answer = directory.put_member(session.request(request)).await?.into_inner();
                 session.output.show(&answer, |out| {
                     table::pairs(out, &pairs(answer.member.as_ref()))?;
-                    words::write_revocation(out, answer.revocation.as_ref())
+                    render::write_revocation(out, answer.revocation.as_ref())
                 })?;
             }
             Self::Get { organization, user } => {
@@ -110,7 +110,7 @@ impl MemberCommand {
                 let answer = directory.delete_member(session.request(request)).await?.into_inner();
                 session.output.show(&answer, |out| {
                     writeln!(out, "Deleted.")?;
-                    words::write_revocation(out, answer.revocation.as_ref())
+                    render::write_revocation(out, answer.revocation.as_ref())
                 })?;
             }
         }
@@ -125,6 +125,6 @@ fn role() -> impl TypedValueParser<Value = proto::Role> {
 
 fn pairs(member: Option<&proto::Member>) -> Vec<(&'static str, String)> {
     let it = member.cloned().unwrap_or_default();
-    let role = words::name_of(it.role().as_str_name());
-    vec![("Organization", it.organization_id), ("User", it.user), ("Role", role), ("State", words::suspended(it.suspended))]
+    let role = render::name_of(it.role().as_str_name());
+    vec![("Organization", it.organization_id), ("User", it.user), ("Role", role), ("State", render::suspended(it.suspended))]
 }

@@ -14,11 +14,10 @@ mod member;
 mod organization;
 mod output;
 mod prompt;
-pub mod serve;
+mod render;
 mod service;
 mod table;
 mod watch;
-mod words;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
@@ -28,7 +27,7 @@ use self::{
     client::{ClientArgs, Session},
     failure::Failure,
 };
-use crate::config;
+use crate::{config, serve};
 
 /// Mail passwords, one for each device, whose revocation holds everywhere at once.
 #[derive(Parser, Debug)]
@@ -75,7 +74,7 @@ enum Command {
 /// How a command ended, for whoever called it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
-enum Exit {
+pub(crate) enum Exit {
     Done = 0,
     /// The server said no, or a person did.
     Refused = 1,

@@ -7,7 +7,7 @@ use super::{
     client::{ClientArgs, Session},
     failure::Failure,
     list::ListArgs,
-    table, words,
+    render, table,
 };
 use crate::proto;
 
@@ -85,5 +85,5 @@ impl OrganizationCommand {
 
 fn pairs(organization: Option<&proto::Organization>) -> Vec<(&'static str, String)> {
     let it = organization.cloned().unwrap_or_default();
-    vec![("Id", it.organization_id), ("Name", it.display_name), ("Created", words::exact_time(it.create_time.as_ref()))]
+    vec![("Id", it.organization_id), ("Name", it.display_name), ("Created", render::exact_time(it.create_time.as_ref()))]
 }

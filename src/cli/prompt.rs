@@ -5,7 +5,7 @@ use std::io::{self, BufRead, Read, Write};
 use clap::Args;
 
 use super::{failure::Failure, output::is_interactive};
-use crate::model::secret::Secret;
+use latchkey_core::model::secret::Secret;
 
 /// A secret on standard input is at most this many bytes; the server's own bounds are narrower.
 const MAX_SECRET_BYTES: u64 = 4096;

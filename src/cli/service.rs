@@ -7,7 +7,7 @@ use super::{
     client::{ClientArgs, Session},
     failure::Failure,
     list::ListArgs,
-    table, words,
+    render, table,
 };
 use crate::proto;
 
@@ -118,7 +118,7 @@ impl ServiceCommand {
                 let answer = directory.delete_right(session.request(request)).await?.into_inner();
                 session.output.show(&answer, |out| {
                     writeln!(out, "The right is taken.")?;
-                    words::write_revocation(out, answer.revocation.as_ref())
+                    render::write_revocation(out, answer.revocation.as_ref())
                 })?;
             }
             Self::Rights { service, list } => return rights(session, service, list).await,
@@ -159,7 +159,7 @@ fn pairs(service: Option<&proto::MailService>) -> Vec<(&'static str, String)> {
         ("Id", it.mail_service_id),
         ("Organization", it.organization_id),
         ("Name", it.display_name),
-        ("Generic login", words::on_off(it.generic_login_enabled)),
-        ("Created", words::exact_time(it.create_time.as_ref())),
+        ("Generic login", render::on_off(it.generic_login_enabled)),
+        ("Created", render::exact_time(it.create_time.as_ref())),
     ]
 }

@@ -11,16 +11,15 @@ use super::{
     output::printable,
 };
 use crate::{
-    model::{
-        clock::{Clock, SystemClock, Timestamp},
-        random,
-    },
+    clock::SystemClock,
     proto::{
         self,
         watch_request::{Acknowledge, Hello, Message as Ask},
         watch_response::{Acknowledged, Change, Message as Told},
     },
+    random,
 };
+use latchkey_core::model::clock::{Clock, Timestamp};
 
 /// Our own, among the watchers.
 const NAME: &str = "latchkey watch";

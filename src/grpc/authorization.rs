@@ -13,14 +13,14 @@ use super::{
     watch,
 };
 use crate::{
-    feed::Feed,
     lifecycle::Drain,
     login::Login,
-    model::{
-        Invalid,
-        verdict::{Attempt, Reason, Session, Verdict},
-    },
     proto::{self, authenticate_stream_response::Outcome, authorization_server::Authorization},
+    replication::Feed,
+};
+use latchkey_core::model::{
+    Invalid,
+    verdict::{Attempt, Reason, Session, Verdict},
 };
 
 /// Requests under way on one stream; then reading pauses.

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use tonic::{Extensions, Request, Status, metadata::MetadataMap, service::Interceptor};
 
 use super::{connection, status};
-use crate::model::{
+use latchkey_core::model::{
     Invalid,
     caller::{Requester, Roles},
     id::UserId,

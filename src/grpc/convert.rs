@@ -3,26 +3,28 @@
 use prost_types::{Duration as ProtoDuration, Timestamp as ProtoTimestamp};
 
 use crate::{
-    acting::change::{RequestKey, Revocation},
-    devices::{DeviceUpdate, can_change_password},
-    feed::confirm::{ClosedSessions, Confirmation, Wait},
     login::Cacheable,
-    model::{
-        Invalid,
-        address::Address,
-        change::Revision,
-        clock::Timestamp,
-        device::{Device, DeviceKind, DeviceName, LastUse, Limits},
-        directory::{MailService, Mailbox, Member, Organization, Right, Role},
-        event::{Event, Logins},
-        id::{DeviceId, RequestId, UserId},
-        network::{Networks, parse_client_ip},
-        protocol::{Protocol, Protocols},
-        secret::Secret,
-        session::OpenSession,
-        verdict::{Attempt, Reason, Session, Verdict},
+    manage::{
+        devices::{DeviceUpdate, can_change_password},
+        mutation::{RequestKey, Revocation},
     },
     proto,
+    replication::confirmation::{ClosedSessions, Confirmation, Wait},
+};
+use latchkey_core::model::{
+    Invalid,
+    address::Address,
+    change::Revision,
+    clock::Timestamp,
+    device::{Device, DeviceKind, DeviceName, LastUse, Limits},
+    directory::{MailService, Mailbox, Member, Organization, Right, Role},
+    event::{Event, Logins},
+    id::{DeviceId, RequestId, UserId},
+    network::{Networks, parse_client_ip},
+    protocol::{Protocol, Protocols},
+    secret::Secret,
+    session::OpenSession,
+    verdict::{Attempt, Reason, Session, Verdict},
 };
 
 /// RFC 3339's years 0001 to 9999, as google.protobuf.Timestamp has them.

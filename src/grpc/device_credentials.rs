@@ -12,16 +12,18 @@ use super::{
     status::refused,
 };
 use crate::{
-    acting::Refusal,
-    devices::{Devices, Etag, GenericPlace, NewDevice, Permissions, UserDevicesPlace},
-    model::{
-        Invalid,
-        clock::Timestamp,
-        device::DeviceName,
-        id::{DeviceId, EventId, MailServiceId, UserId},
-        secret::Secret,
+    manage::{
+        Refusal,
+        devices::{Devices, Etag, GenericPlace, NewDevice, Permissions, UserDevicesPlace},
     },
     proto::{self, device_credentials_server::DeviceCredentials},
+};
+use latchkey_core::model::{
+    Invalid,
+    clock::Timestamp,
+    device::DeviceName,
+    id::{DeviceId, EventId, MailServiceId, UserId},
+    secret::Secret,
 };
 
 /// See the proto.
@@ -255,7 +257,7 @@ fn permissions(found: Permissions) -> Vec<proto::Permission> {
     }
     let mut permissions = vec![Permission::ListDevices, Permission::CreateDevice];
     // Without a device named: whether such a call would be let in at all.
-    let device = found.device.unwrap_or(crate::devices::DevicePermissions {
+    let device = found.device.unwrap_or(crate::manage::devices::DevicePermissions {
         exists: true,
         can_change_password: true,
         can_disconnect: true,

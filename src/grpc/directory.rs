@@ -13,17 +13,19 @@ use super::{
     streaming::{self, answered_by},
 };
 use crate::{
-    acting::Refusal,
-    directory::{Directory, ImportLine, Imported},
     lifecycle::Drain,
-    model::{
-        address::Address,
-        caller::Requester,
-        directory::{Member, Right, parse_display_name},
-        id::{MailServiceId, OrganizationId, UserId},
+    manage::{
+        Refusal,
+        directory::{Directory, ImportLine, Imported},
     },
     passwords::imported,
     proto::{self, directory_server},
+};
+use latchkey_core::model::{
+    address::Address,
+    caller::Requester,
+    directory::{Member, Right, parse_display_name},
+    id::{MailServiceId, OrganizationId, UserId},
 };
 
 /// Answers of an import that wait to be sent.

@@ -3,7 +3,7 @@
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use sha2::{Digest, Sha256};
 
-use crate::model::Invalid;
+use latchkey_core::model::Invalid;
 
 const DEFAULT_SIZE: usize = 50;
 const MAX_SIZE: usize = 1_000;

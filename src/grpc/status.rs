@@ -6,11 +6,13 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::{
-    acting::{Refusal, Thing},
     login::NoAnswer,
-    model::Invalid,
+    manage::{Refusal, Thing},
     store::StoreError,
-    watchers::{CutOff, Misstep},
+};
+use latchkey_core::{
+    downstream::{CutOff, ProtocolError},
+    model::Invalid,
 };
 
 const DOMAIN: &str = "latchkey";
@@ -67,16 +69,18 @@ pub(super) fn no_answer(why: &NoAnswer) -> Status {
 }
 
 /// What a watcher did wrong: its stream ends.
-pub(super) fn misstep(misstep: Misstep) -> Status {
-    let (code, reason) = match misstep {
-        Misstep::AcknowledgesTheFuture | Misstep::AcknowledgesBackwards => (Code::InvalidArgument, "BAD_ACKNOWLEDGEMENT"),
-        Misstep::SessionNumberTaken => (Code::InvalidArgument, "SESSION_NUMBER_TAKEN"),
-        Misstep::SessionNotOpen => (Code::InvalidArgument, "SESSION_NOT_OPEN"),
-        Misstep::TooManySessions => (Code::ResourceExhausted, "TOO_MANY_SESSIONS"),
-        Misstep::TooManyWatchers => (Code::ResourceExhausted, "TOO_MANY_WATCHERS"),
-        Misstep::CutOff => return cut_off(CutOff::TooSlow),
+pub(super) fn protocol_error(protocol_error: ProtocolError) -> Status {
+    let (code, reason) = match protocol_error {
+        ProtocolError::AcknowledgesTheFuture | ProtocolError::AcknowledgesBackwards => {
+            (Code::InvalidArgument, "BAD_ACKNOWLEDGEMENT")
+        }
+        ProtocolError::SessionNumberTaken => (Code::InvalidArgument, "SESSION_NUMBER_TAKEN"),
+        ProtocolError::SessionNotOpen => (Code::InvalidArgument, "SESSION_NOT_OPEN"),
+        ProtocolError::TooManySessions => (Code::ResourceExhausted, "TOO_MANY_SESSIONS"),
+        ProtocolError::TooManyWatchers => (Code::ResourceExhausted, "TOO_MANY_WATCHERS"),
+        ProtocolError::CutOff => return cut_off(CutOff::TooSlow),
     };
-    Status::with_error_details(code, misstep.to_string(), with_reason(reason))
+    Status::with_error_details(code, protocol_error.to_string(), with_reason(reason))
 }
 
 /// Why a watcher's stream ends without its doing.

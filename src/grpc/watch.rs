@@ -20,12 +20,20 @@ use uuid::Uuid;
 
 use super::{
     convert,
-    status::{self, invalid, misstep},
+    status::{self, invalid, protocol_error},
 };
 use crate::{
-    feed::Feed,
     lifecycle::Drain,
     login::{Login, NoAnswer},
+    proto::{
+        self,
+        watch_request::{self, Message as Request},
+        watch_response::{self, Message as Response},
+    },
+    replication::Feed,
+};
+use latchkey_core::{
+    downstream::{CutOff, Hello, Message, Opened, Outbox, QUEUE, Watchers, Welcome},
     model::{
         Invalid,
         address::Address,
@@ -34,12 +42,6 @@ use crate::{
         session::OpenSession,
         verdict::{Reason, Session},
     },
-    proto::{
-        self,
-        watch_request::{self, Message as Request},
-        watch_response::{self, Message as Response},
-    },
-    watchers::{CutOff, Hello, Message, Opened, Watch, Watchers},
 };
 
 /// For the first message.
@@ -60,6 +62,23 @@ pub(super) struct Door {
 }
 
 type Sessions = Vec<(u64, Session)>;
+
+/// What leads from the roster to one watcher's stream.
+struct Queue {
+    messages: mpsc::Sender<Message>,
+    cut_off: oneshot::Sender<CutOff>,
+}
+
+impl Outbox for Queue {
+    fn send(&mut self, message: Message) -> bool {
+        self.messages.try_send(message).is_ok()
+    }
+
+    fn cut_off(self: Box<Self>, why: CutOff) {
+        // The stream's handler may be gone already.
+        let _ = self.cut_off.send(why);
+    }
+}
 
 /// A watcher that has said hello.
 struct Connected {
@@ -87,7 +106,10 @@ impl Door {
         }
         let name = hello.name.clone();
         let watchers = Arc::clone(self.feed.watchers());
-        let Watch { number, position, starts_empty, messages, cut_off } = watchers.hello(hello).map_err(misstep)?;
+        let (queue, messages) = mpsc::channel(QUEUE);
+        let (cut, cut_off) = oneshot::channel();
+        let outbox = Box::new(Queue { messages: queue, cut_off: cut });
+        let Welcome { number, position, starts_empty } = watchers.hello(hello, outbox).map_err(protocol_error)?;
         let (doubtful, to_judge) = mpsc::unbounded_channel();
         let judge = tokio::spawn(judge_sessions(Arc::clone(&self.login), Arc::clone(&watchers), number, to_judge));
         let watcher = Connected { watchers, number, name, doubtful: doubtful.clone(), judge, feed: self.feed, login: self.login };
@@ -173,13 +195,15 @@ impl Connected {
         match request.message {
             None => Err(invalid(&Invalid::new("message", "must be set"))),
             Some(Request::Hello(_)) => Err(invalid(&Invalid::new("hello", "must be said once"))),
-            Some(Request::Renew(watch_request::Renew { number })) => self.watchers.renew(self.number, number).map_err(misstep),
+            Some(Request::Renew(watch_request::Renew { number })) => {
+                self.watchers.renew(self.number, number).map_err(protocol_error)
+            }
             Some(Request::Acknowledge(watch_request::Acknowledge { revision, closed })) => {
                 if closed.len() > MAX_SESSIONS_AT_ONCE {
                     return Err(invalid(&Invalid::new("closed", "must be at most 1,000 at once")));
                 }
                 let closed: Vec<_> = closed.iter().map(|closed| (Revision(closed.revision), closed.sessions)).collect();
-                self.watchers.acknowledge(self.number, Revision(revision), &closed).map_err(misstep)
+                self.watchers.acknowledge(self.number, Revision(revision), &closed).map_err(protocol_error)
             }
             Some(Request::SessionsOpened(watch_request::SessionsOpened { sessions })) => {
                 if sessions.len() > MAX_SESSIONS_AT_ONCE {
@@ -191,9 +215,9 @@ impl Connected {
                 if numbers.len() > MAX_SESSIONS_AT_ONCE {
                     return Err(invalid(&Invalid::new("numbers", "must be at most 1,000 at once")));
                 }
-                numbers.iter().try_for_each(|number| self.watchers.session_closed(self.number, *number)).map_err(misstep)
+                numbers.iter().try_for_each(|number| self.watchers.session_closed(self.number, *number)).map_err(protocol_error)
             }
-            Some(Request::Surrender(watch_request::Surrender {})) => self.watchers.surrender(self.number).map_err(misstep),
+            Some(Request::Surrender(watch_request::Surrender {})) => self.watchers.surrender(self.number).map_err(protocol_error),
         }
     }
 
@@ -213,7 +237,7 @@ impl Connected {
             frontend: self.name.clone(),
         };
         let doubtful = session.clone();
-        match self.watchers.session_opened(self.number, opened.number, session, shown).map_err(misstep)? {
+        match self.watchers.session_opened(self.number, opened.number, session, shown).map_err(protocol_error)? {
             Opened::Good | Opened::Closed => (),
             Opened::Doubtful => self.judge(vec![(opened.number, doubtful)]),
         }

@@ -13,13 +13,11 @@ use std::{
 use tokio::sync::oneshot;
 use tracing::error;
 
-use crate::{
-    model::{
-        clock::{BootTime, SharedClock},
-        device::PasswordHash,
-        secret::Secret,
-    },
-    passwords::hash::{HashError, Hasher, Memory},
+use crate::passwords::hash::{HashError, Hasher, Memory};
+use latchkey_core::model::{
+    clock::{BootTime, SharedClock},
+    device::PasswordHash,
+    secret::Secret,
 };
 
 /// How much less than others the threads ask for: a warm login's thread goes first.

@@ -1,8 +1,7 @@
 //! Floor 3: a login, from the question to the answer (DESIGN.md §5): record, proof, authority, policy. A warm one passes through [`Login::judge_warm`] alone, without an
 //! await.
 
-pub mod policy;
-pub mod proof;
+mod proof;
 mod upgrade;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -12,13 +11,19 @@ use tracing::error;
 use self::proof::{Candidate, Place, Proof};
 pub use self::upgrade::Upgrades;
 use crate::{
+    hashing::{HashingError, HashingPool},
+    login_log::{LoginHistory, Noted},
+    passwords::tag::Tagger,
+    replication::Feed,
+    store::{Store, StoreError},
+    throttle::Throttle,
+};
+use latchkey_core::{
     cache::{
         mailboxes::{Entry, MailboxCache},
         memos::Memos,
     },
-    feed::Feed,
-    hashing::{HashingError, HashingPool},
-    history::{LoginHistory, Noted},
+    login::policy,
     model::{
         address::{Address, MailboxKey},
         change::{Revision, ServiceKey},
@@ -27,9 +32,6 @@ use crate::{
         record::MailboxRecord,
         verdict::{Attempt, ProvenPassword, Reason, Session, Verdict},
     },
-    passwords::tag::Tagger,
-    store::{Store, StoreError},
-    throttle::Throttle,
 };
 
 /// A mailbox that changes this often while one login is under way is not worth more tries.

@@ -2,14 +2,14 @@
 
 use subtle::ConstantTimeEq;
 
-use crate::{
+use crate::passwords::{generated, tag::Tagger};
+use latchkey_core::{
     cache::memos::{Memo, Memos},
     model::{
         device::{Generation, KeyId, Tag},
         id::{DeviceId, MailboxId},
-        record::{Credential, MailboxRecord},
+        record::MailboxRecord,
     },
-    passwords::{generated, tag::Tagger},
 };
 
 /// Of the remembered passwords, so many are tried with argon2 at most: they end in a denial either way.
@@ -38,11 +38,6 @@ pub(super) enum Proof {
     /// It is one of these, or none: to be tried in this order. Nearly always one.
     NeedsHashing(Vec<Candidate>),
     Wrong,
-}
-
-/// The device whose password it is, by what is remembered alone.
-pub fn find_remembered<'a>(password: &[u8], mailbox: &'a MailboxRecord, memos: &Memos) -> Option<&'a Credential> {
-    mailbox.active.iter().find(|device| memos.contains(memos.of(device.device_id, device.generation, password)))
 }
 
 /// Looks for the password in a mailbox's record. Does no argon2, no I/O, and on the way of a right password nothing that grows with the number of devices but

@@ -7,14 +7,14 @@ use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
 use super::Login;
-use crate::model::{
+use crate::random;
+use crate::store::NewChange;
+use latchkey_core::model::{
     change::Scope,
     device::{PasswordHash, StoredPassword, Tag},
-    random,
     record::{Credential, MailboxRecord},
     verdict::Attempt,
 };
-use crate::store::NewChange;
 
 /// So many at a time, waiting ones too; more are left for a later login.
 const MAX_UNDER_WAY: usize = 1_024;

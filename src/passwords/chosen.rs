@@ -2,7 +2,7 @@
 
 use zxcvbn::{Score, zxcvbn};
 
-use crate::model::{Invalid, address::Address, secret::Secret};
+use latchkey_core::model::{Invalid, address::Address, secret::Secret};
 
 pub const MIN_CHARACTERS: usize = 16;
 pub const MAX_CHARACTERS: usize = 128;

@@ -3,7 +3,7 @@
 
 use zeroize::Zeroizing;
 
-use crate::model::random;
+use crate::random;
 
 pub const CHARACTERS: usize = 24;
 /// Lower-case letters and digits without those that look like another: no `l` and `1`, no `o` and `0`.

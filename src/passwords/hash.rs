@@ -10,10 +10,8 @@ use super::{
     pepper::Pepper,
     schemes::{Argon2Hash, Scheme, is_affordable},
 };
-use crate::model::{
-    device::{KeyId, PasswordHash},
-    random,
-};
+use crate::random;
+use latchkey_core::model::device::{KeyId, PasswordHash};
 
 const SALT_BYTES: usize = 16;
 const HASH_BYTES: usize = 32;

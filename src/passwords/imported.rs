@@ -1,7 +1,7 @@
 //! Imported hashes: read at the door, so that what can't be verified is refused by its scheme's name.
 
 use super::schemes::{Scheme, Unreadable};
-use crate::model::{Invalid, device::PasswordHash};
+use latchkey_core::model::{Invalid, device::PasswordHash};
 
 /// The schemes that can be imported, for people.
 const SCHEMES: &str = "ARGON2ID, BLF-CRYPT, SHA512-CRYPT, SHA256-CRYPT, SSHA512, SSHA256, SSHA, PBKDF2";

@@ -13,7 +13,8 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-use crate::model::{device::KeyId, random};
+use crate::random;
+use latchkey_core::model::device::KeyId;
 
 const KEY_BYTES: usize = 32;
 const MAX_FILE_BYTES: u64 = 64 * 1024;

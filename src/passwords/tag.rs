@@ -11,7 +11,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
 use super::{generated::Canonical, pepper::Pepper};
-use crate::model::{
+use latchkey_core::model::{
     device::{Generation, KeyId, Tag},
     id::{DeviceId, MailboxId},
 };
@@ -97,7 +97,9 @@ fn first_16(mac: Hmac<Sha256>) -> [u8; 16] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{model::clock::Timestamp, passwords::generated};
+    use crate::passwords::generated;
+    use crate::random::NewId as _;
+    use latchkey_core::model::clock::Timestamp;
 
     #[test]
     fn a_tag_speaks_of_one_mailbox_one_password_and_one_key() {

@@ -8,7 +8,7 @@ pub mod postgres;
 pub mod sql;
 pub mod sqlite;
 
-use crate::model::{
+use latchkey_core::model::{
     address::{Address, MailboxKey},
     change::{Change, Ended, Position, Revision, Scope},
     clock::Timestamp,
@@ -17,8 +17,9 @@ use crate::model::{
     event::{Event, LoginCount},
     id::{DeviceId, MailServiceId, MailboxId, NodeId, OrganizationId, RequestId, UserId},
     record::MailboxRead,
-    session::OpenSession,
+    session::{Closing, LiveSession, OpenSession, SessionKey},
 };
+use latchkey_core::{confirmation::Node, log::Head};
 
 /// Why a store did not do what it was asked. Names no driver and no table; the driver's own words are logged where it arose.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -259,7 +260,7 @@ pub trait Transaction: Send {
         &mut self,
         mailbox: MailboxId,
         device: Option<DeviceId>,
-        after: Option<(Timestamp, crate::model::id::EventId)>,
+        after: Option<(Timestamp, latchkey_core::model::id::EventId)>,
         limit: usize,
     ) -> Result<Vec<Event>>;
     /// The log's head.
@@ -317,57 +318,8 @@ pub struct NewMailbox {
     pub generic: Option<(DeviceId, PasswordHash)>,
 }
 
-/// A process that caches.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct Node {
-    pub node_id: NodeId,
-    /// For people.
-    pub name: String,
-    /// Zero: it answers nothing from a cache without asking, so nobody waits for it.
-    pub lease: Duration,
-    /// Up to where it, and whoever it answers for, holds nothing from before any more, as far as it has said.
-    pub applied: Revision,
-    /// Counts up with each sync.
-    pub renewals: u64,
-}
-
-/// The log's head, as of one moment.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Head {
-    pub revision: Revision,
-    /// Of the row at `revision`; 0 if the log was never written.
-    pub nonce: i64,
-    /// The oldest row still there minus one: who has applied less than that has missed something.
-    pub trimmed: Revision,
-    /// The nonce of the row at the `applied` that was asked with; `None` if there is no such row.
-    pub applied_nonce: Option<i64>,
-}
-
 /// Called when something may have changed.
 pub type Hint = Arc<dyn Fn() + Send + Sync>;
-
-/// A session as a process keeps it: whose watcher's, under that watcher's number.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct SessionKey {
-    pub watcher: u64,
-    pub number: u64,
-}
-
-/// A session that a watcher has open.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct LiveSession {
-    pub key: SessionKey,
-    pub session: OpenSession,
-}
-
-/// What a change did to the sessions at one process's watchers.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Closing {
-    pub revision: Revision,
-    pub closed: u32,
-    /// The watchers that had such sessions and did not say that they closed them.
-    pub silent: Vec<String>,
-}
 
 /// How long things are kept.
 #[derive(Clone, Copy, Debug)]

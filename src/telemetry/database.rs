@@ -10,7 +10,12 @@ use opentelemetry::{
     trace::{FutureExt, SpanKind, Status, TraceContextExt, Tracer},
 };
 
-use crate::{
+use crate::store::{
+    Finding, Hint, Mode, NewChange, NewMailbox, Origin, Request, Result, Retention, Store, Transaction, UserPlace,
+};
+use latchkey_core::{
+    confirmation::Node,
+    log::Head,
     model::{
         address::Address,
         change::{Change, Ended, Position, Revision},
@@ -20,11 +25,7 @@ use crate::{
         event::{Event, LoginCount},
         id::{DeviceId, EventId, MailServiceId, MailboxId, NodeId, OrganizationId, RequestId, UserId},
         record::MailboxRead,
-        session::OpenSession,
-    },
-    store::{
-        Closing, Finding, Head, Hint, LiveSession, Mode, NewChange, NewMailbox, Node, Origin, Request, Result, Retention,
-        SessionKey, Store, Transaction, UserPlace,
+        session::{Closing, LiveSession, OpenSession, SessionKey},
     },
 };
 

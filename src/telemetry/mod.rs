@@ -11,7 +11,8 @@ use tower::util::{Either, option_layer};
 use tracing_subscriber::EnvFilter;
 
 use self::{export::Export, rpc::RpcLayer};
-use crate::{model::clock::SharedClock, store::Store};
+use crate::store::Store;
+use latchkey_core::model::clock::SharedClock;
 
 /// For what is not sent yet when the process stops.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);

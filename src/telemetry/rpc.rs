@@ -20,10 +20,8 @@ use prost_types::{FileDescriptorSet, MethodDescriptorProto};
 use tonic::{Code, body::Body};
 use tower::{Layer, Service};
 
-use crate::{
-    model::clock::{BootTime, SharedClock},
-    proto,
-};
+use crate::proto;
+use latchkey_core::model::clock::{BootTime, SharedClock};
 
 /// See the module.
 #[derive(Clone, Debug)]

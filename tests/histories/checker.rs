@@ -6,7 +6,8 @@ use std::{
     time::Duration,
 };
 
-use latchkey::{model::clock::BootTime, proto::Reason};
+use latchkey::proto::Reason;
+use latchkey_core::model::clock::BootTime;
 
 use crate::history::{Answer, By, Grant, History, How, Issued, Login, Outcome, Password, at};
 

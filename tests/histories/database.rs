@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use latchkey::model::clock::BootTime;
+use latchkey_core::model::clock::BootTime;
 use tokio_postgres::Client;
 
 use crate::{

@@ -6,10 +6,8 @@ use std::{
     time::Duration,
 };
 
-use latchkey::{
-    model::clock::{BootTime, Clock, SystemClock},
-    proto::Reason,
-};
+use latchkey::{clock::SystemClock, proto::Reason};
+use latchkey_core::model::clock::{BootTime, Clock};
 
 pub fn now() -> BootTime {
     SystemClock.boot()

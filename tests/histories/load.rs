@@ -6,9 +6,10 @@ use std::{
 };
 
 use latchkey::{
-    model::clock::{BootTime, Clock, SystemClock},
+    clock::SystemClock,
     proto::{self, Decision, Protocol, revocation::State},
 };
+use latchkey_core::model::clock::{BootTime, Clock};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tonic::{Code, Status};

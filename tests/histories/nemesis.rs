@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use latchkey::model::clock::BootTime;
+use latchkey_core::model::clock::BootTime;
 use rustix::process::Signal;
 
 use crate::{

@@ -7,15 +7,13 @@ use std::{
     time::Duration,
 };
 
-use latchkey::{
-    model::clock::BootTime,
-    proto::{
-        self, Decision, WatchRequest,
-        authorization_client::AuthorizationClient,
-        watch_request::{self, Message as Request, sessions_opened::Opened},
-        watch_response::{self, Message as Response},
-    },
+use latchkey::proto::{
+    self, Decision, WatchRequest,
+    authorization_client::AuthorizationClient,
+    watch_request::{self, Message as Request, sessions_opened::Opened},
+    watch_response::{self, Message as Response},
 };
+use latchkey_core::model::clock::BootTime;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Status;

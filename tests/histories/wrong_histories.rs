@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use latchkey::{model::clock::BootTime, proto::Reason};
+use latchkey::proto::Reason;
+use latchkey_core::model::clock::BootTime;
 
 use crate::{
     checker::{Rule, check},

@@ -4,10 +4,10 @@ use shuttle::{sync::Arc, thread};
 
 use crate::{
     explore::explore,
+    lease::Lease,
     model::{
         change::Change,
         clock::{BootTime, Clock, Timestamp},
-        lease::Lease,
     },
     replica::{LEASE, Replica, position},
 };
@@ -33,19 +33,19 @@ fn a_lease_is_lost_and_granted_anew(catch_up: fn(&Replica, Change)) {
     replica.answer_effective();
     let (from, wall_from) = (replica.clock.boot(), replica.clock.wall());
     catch_up(&replica, change);
-    replica.coherence.grant(from, wall_from, LEASE);
+    replica.replica.grant(from, wall_from, LEASE);
     logins.join().expect("no assertion failed");
     assert!(!replica.login().expect("it has a lease").is_allowed);
 }
 
 #[test]
 fn a_login_that_begins_without_a_lease_is_not_let_in_by_the_next_one() {
-    explore(|| a_lease_is_lost_and_granted_anew(|replica, change| replica.coherence.apply(change)), RUNS);
+    explore(|| a_lease_is_lost_and_granted_anew(|replica, change| replica.replica.apply(change)), RUNS);
 }
 
 #[test]
 fn a_login_that_begins_before_a_jump_is_not_let_in_by_what_was_before_it() {
-    explore(|| a_lease_is_lost_and_granted_anew(|replica, change| replica.coherence.jump(position(change.revision))), RUNS);
+    explore(|| a_lease_is_lost_and_granted_anew(|replica, change| replica.replica.jump(position(change.revision))), RUNS);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The cache's fence: logins that read the store as `login` does, and a feed that applies what was committed. The "store" is one counter behind a lock.
 
-use latchkey::model::{
+use latchkey::random::NewId as _;
+use latchkey_core::model::{
     address::{Address, MailboxKey},
     change::{Change, Revision, Scope, ServiceKey},
     clock::Timestamp,

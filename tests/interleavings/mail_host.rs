@@ -7,19 +7,19 @@ use shuttle::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
 };
-use tokio::sync::mpsc;
+use std::sync::mpsc;
 use uuid::Uuid;
 
 use crate::{
     cache::mailboxes::MailboxCache,
+    downstream::{Hello, Message, tests::Watch},
+    lease::Lease,
     model::{
         change::{Position, Revision},
         clock::{BootTime, Clock, Timestamp},
-        lease::Lease,
         record::MailboxRead,
     },
     replica::{Answer, Replica, is_allowed, position, step},
-    watchers::{Hello, Message, Watch},
 };
 
 pub(crate) const NAME: &str = "host";
@@ -54,7 +54,7 @@ impl MailHost {
 
     pub(crate) fn follow(&self, resume: Option<Position>) -> Stream {
         let hello = Hello { name: NAME.to_owned(), id: Uuid::from_u128(1), resume, observes: false };
-        let watch = self.replica.watchers().hello(hello).expect("there is room");
+        let watch = Watch::open(self.replica.watchers(), hello).expect("there is room");
         let Watch { number, position, starts_empty, messages, .. } = watch;
         if starts_empty || resume.is_none() {
             self.start_empty(position);

@@ -9,11 +9,10 @@ use shuttle::{
     },
     thread,
 };
-use tokio::sync::Notify;
 
 use crate::{
     cache::mailboxes::MailboxCache,
-    feed::coherence::Coherence,
+    downstream::Watchers,
     model::{
         address::{Address, MailboxKey},
         change::{Change, Ended, Position, Revision, Scope, ServiceKey},
@@ -23,7 +22,7 @@ use crate::{
         record::{MailboxRead, MailboxRecord},
         verdict::{ProvenPassword, Reason},
     },
-    watchers::Watchers,
+    replica_state::ReplicaState,
 };
 
 /// Any other thread may go on here, for as long as it takes: shuttle knows no time.
@@ -56,7 +55,7 @@ impl Clock for Time {
 pub(crate) struct Replica {
     pub(crate) clock: Arc<Time>,
     pub(crate) cache: Arc<MailboxCache>,
-    pub(crate) coherence: Coherence,
+    pub(crate) replica: ReplicaState,
     pub(crate) address: Address,
     pub(crate) password: ProvenPassword,
     service: ServiceKey,
@@ -93,16 +92,20 @@ impl Replica {
         let clock = Arc::new(Time(AtomicU64::new(1_000_000_000_000)));
         let cache = Arc::new(MailboxCache::with_capacity(100));
         let shared_clock: SharedClock = Arc::<Time>::clone(&clock);
-        let coherence = Coherence::new(Arc::clone(&cache), shared_clock, Arc::new(Notify::new()));
+        let replica = ReplicaState::new(Arc::clone(&cache), shared_clock, Arc::new(|| ()));
         let head = Revision(1);
-        coherence.begin(position(head));
+        replica.begin(position(head));
         let now = Timestamp(1);
         let replica = Self {
             clock,
             cache,
-            coherence,
+            replica,
             address: Address::parse("address", "alice@example.com").expect("a good address"),
-            password: ProvenPassword { mailbox_id: MailboxId::new(now), device_id: DeviceId::new(now), generation: GENERATION },
+            password: ProvenPassword {
+                mailbox_id: MailboxId::from_parts(now, [1; 10]),
+                device_id: DeviceId::from_parts(now, [2; 10]),
+                generation: GENERATION,
+            },
             service: ServiceKey::of(&MailServiceId::parse("mail_service_id", "mail").expect("a good id")),
             log: Mutex::new(Log { head, ended: None }),
             effective: AtomicBool::new(false),
@@ -112,12 +115,12 @@ impl Replica {
     }
 
     pub(crate) fn watchers(&self) -> &Watchers {
-        self.coherence.watchers()
+        self.replica.watchers()
     }
 
     /// As after a sync that begins now and finds nothing new.
     pub(crate) fn grant(&self) {
-        self.coherence.grant(self.clock.boot(), self.clock.wall(), LEASE);
+        self.replica.grant(self.clock.boot(), self.clock.wall(), LEASE);
     }
 
     /// Ends the password. No process knows of it yet.
@@ -144,7 +147,7 @@ impl Replica {
 
     /// What the feed writes into its row at each sync; whoever waits for the change reads it there.
     pub(crate) fn acknowledge(&self) {
-        let settled = self.watchers().settled(self.coherence.applied());
+        let settled = self.watchers().settled(self.replica.applied());
         let ended = self.log.lock().expect("not poisoned").ended;
         if ended.is_some_and(|ended| settled >= ended) {
             self.answer_effective();
@@ -184,7 +187,7 @@ impl Replica {
                 }
             };
             let revision =
-                if is_own_read { self.coherence.as_of(&entry) } else { self.coherence.as_of_lease(&entry, self.clock.wall()) };
+                if is_own_read { self.replica.as_of(&entry) } else { self.replica.as_of_lease(&entry, self.clock.wall()) };
             match revision {
                 Some(revision) => {
                     let answer = Answer { is_allowed: is_allowed(&entry.read), revision };

@@ -6,6 +6,7 @@ use shuttle::{sync::Arc, thread};
 use uuid::Uuid;
 
 use crate::{
+    downstream::{Hello, Message, Opened, tests::Watch},
     explore::explore,
     mail_host::NAME,
     model::{
@@ -16,7 +17,6 @@ use crate::{
         verdict::{Reason, Session},
     },
     replica::Replica,
-    watchers::{Hello, Message, Opened},
 };
 
 const RUNS: usize = 3_000;
@@ -28,7 +28,7 @@ fn a_session_whose_password_ends_as_it_opens_is_closed_or_counted_by_the_change_
         || {
             let replica = Replica::new();
             let hello = Hello { name: NAME.to_owned(), id: Uuid::from_u128(1), resume: None, observes: false };
-            let mut watch = replica.watchers().hello(hello).expect("there is room");
+            let watch = Watch::open(replica.watchers(), hello).expect("there is room");
             let opening = {
                 let replica = Arc::clone(&replica);
                 thread::spawn(move || {
@@ -46,7 +46,7 @@ fn a_session_whose_password_ends_as_it_opens_is_closed_or_counted_by_the_change_
             };
             let change = replica.commit();
             let revision = change.revision;
-            replica.coherence.apply(change);
+            replica.replica.apply(change);
             let opened = opening.join().expect("no panic");
             let messages: Vec<Message> = std::iter::from_fn(|| watch.messages.try_recv().ok()).collect();
             let is_told_to_close = messages.iter().any(|message| {

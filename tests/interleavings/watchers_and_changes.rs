@@ -43,7 +43,7 @@ impl Race {
 
 fn apply_and_acknowledge(replica: &Replica) {
     let change = replica.commit();
-    replica.coherence.apply(change);
+    replica.replica.apply(change);
     for _ in 0..3 {
         replica.acknowledge();
         step();
@@ -53,7 +53,7 @@ fn apply_and_acknowledge(replica: &Replica) {
 /// As above, while the leases from before run out.
 fn apply_and_wait(replica: &Replica) {
     let change = replica.commit();
-    replica.coherence.apply(change);
+    replica.replica.apply(change);
     for _ in 0..2 {
         replica.acknowledge();
         // Twice this is a little more than a lease.
@@ -193,7 +193,7 @@ fn what_a_watcher_asks_after_it_has_heard_of_a_change_is_answered_as_of_that_cha
         || {
             let feed = |replica: &Replica| {
                 let change = replica.commit_elsewhere();
-                replica.coherence.apply(change);
+                replica.replica.apply(change);
             };
             // Without a lease each login is asked, and compares the answer with what was heard.
             let host = |host: &MailHost, _: &Replica, stream: &mut Stream| {
@@ -216,7 +216,7 @@ fn a_watcher_of_a_replica_that_jumps_is_waited_for_until_it_has_begun_empty() {
                 // The first of them was missed, and is trimmed by now.
                 replica.commit();
                 let last = replica.commit();
-                replica.coherence.jump(position(last.revision));
+                replica.replica.jump(position(last.revision));
                 for _ in 0..3 {
                     replica.acknowledge();
                     step();
@@ -241,7 +241,7 @@ fn a_replica_that_leaves_has_granted_nothing_that_nobody_waits_for() {
         || {
             let feed = |replica: &Replica| {
                 // Its row goes only then, and a change elsewhere waits for nobody.
-                if replica.coherence.stop() {
+                if replica.replica.stop() {
                     replica.commit();
                     replica.answer_effective();
                 }

@@ -1,6 +1,6 @@
 //! A login at a replica, as `login/mod.rs` judges it. One that finds record, lease and memo at once is no process here: whether it is allowed can be seen from the state (`State::is_warm_somewhere`).
 
-use latchkey::model::change::Revision;
+use latchkey_core::model::change::Revision;
 
 use super::{
     replica::Feed,

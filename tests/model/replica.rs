@@ -1,15 +1,14 @@
 //! A replica: its feed as `feed/mod.rs` drives it, its cache of one record, and one login at a time.
 
-use latchkey::{
-    feed::progress::{Progress, Step},
+use latchkey_core::{
+    downstream::delivery::Delivery,
+    lease,
+    log::{Head, Progress, Step},
     model::{
         change::{Change, Position, Revision, Scope},
         clock::BootTime,
         id::NodeId,
-        lease,
     },
-    store::Head,
-    watchers::told::Told,
 };
 
 use super::{
@@ -32,8 +31,8 @@ pub(crate) struct Replica {
     pub(crate) requests: Vec<Request>,
     pub(crate) login: Login,
     /// The watcher's, while it is connected here.
-    pub(crate) told: Option<Told>,
-    pub(crate) departed: Vec<Told>,
+    pub(crate) told: Option<Delivery>,
+    pub(crate) departed: Vec<Delivery>,
     /// It remembers all changes after this one.
     pub(crate) knows_from: Revision,
     /// Only with rules taken out: the cache is still to be told of a change, and what the feed says of itself.

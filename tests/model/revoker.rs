@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use latchkey::{
-    feed::waiting::{Judged, Waiting},
-    model::{change::Revision, clock::BootTime, id::NodeId, lease},
-    store::Node,
+use latchkey_core::{
+    confirmation::{Judged, Node, Waiting},
+    lease,
+    model::{change::Revision, clock::BootTime, id::NodeId},
 };
 
 use super::{

@@ -1,6 +1,6 @@
 //! What may happen next, and what becomes of it.
 
-use latchkey::store::Head;
+use latchkey_core::log::Head;
 use stateright::{Model, Property};
 
 use super::{

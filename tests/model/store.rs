@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use latchkey::{
-    feed::progress::Progress,
+use latchkey_core::{
+    confirmation::Node,
+    log::{Head, Progress},
     model::{
         change::{Position, Revision},
         id::NodeId,
     },
-    store::{Head, Node},
 };
 
 /// A row of the change log.

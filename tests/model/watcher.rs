@@ -2,13 +2,10 @@
 
 use std::time::Duration;
 
-use latchkey::{
-    model::{
-        change::Revision,
-        clock::BootTime,
-        lease::{self, DRIFT_PER_MILLE},
-    },
-    watchers::told::Told,
+use latchkey_core::{
+    downstream::delivery::Delivery,
+    lease::{self, DRIFT_PER_MILLE},
+    model::{change::Revision, clock::BootTime},
 };
 
 use super::{
@@ -98,7 +95,7 @@ impl World {
             watcher.lease_end = here + left;
             watcher.cache = Some(revision);
             watcher.applied = revision;
-            let mut told = Told::begin(revision);
+            let mut told = Delivery::begin(revision);
             self.grant(&mut told, there, left);
             state.replicas[0].told = Some(told);
         }
@@ -143,7 +140,7 @@ impl World {
         }
     }
 
-    fn grant(&self, told: &mut Told, now: BootTime, left: Duration) {
+    fn grant(&self, told: &mut Delivery, now: BootTime, left: Duration) {
         let left =
             if self.holds(Rule::WatcherDrift) { left } else { left * (1_000 - DRIFT_PER_MILLE) / (1_000 + DRIFT_PER_MILLE) };
         told.grant(now, left);
@@ -213,7 +210,7 @@ impl World {
         let Some(at) = state.replicas[it].progress.as_ref().map(|progress| progress.applied.revision) else {
             return;
         };
-        state.replicas[it].told = Some(Told::begin(at));
+        state.replicas[it].told = Some(Delivery::begin(at));
         if let Some(watcher) = &mut state.watcher {
             watcher.connected = Some(it);
             watcher.applied = at;
@@ -239,7 +236,7 @@ impl World {
         let departed = if replica.departed.is_empty() { None } else { Some(replica.departed.remove(0)) };
         let mut told = departed
             .filter(|_| self.holds(Rule::ResumedIsWaitedFor))
-            .map_or_else(|| Told::begin(at), |departed| departed.resumed(at));
+            .map_or_else(|| Delivery::begin(at), |departed| departed.resumed(at));
         let up_to = replica.progress.as_ref().map_or(at, |progress| progress.applied.revision);
         for revision in at.0 + 1..=up_to.0 {
             let ends = state.store.log[revision as usize - 1].ends;

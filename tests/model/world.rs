@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use latchkey::model::{clock::BootTime, id::NodeId};
+use latchkey_core::model::{clock::BootTime, id::NodeId};
 
 use super::{
     replica::Replica,

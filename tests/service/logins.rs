@@ -69,7 +69,8 @@ async fn limits_are_judged_at_every_login(store: StoreKind) {
 }
 
 fn hour_from_now() -> std::time::Duration {
-    use latchkey::model::clock::{Clock, SystemClock};
+    use latchkey::clock::SystemClock;
+    use latchkey_core::model::clock::Clock;
     let micros = u64::try_from(SystemClock.wall().0).expect("after 1970");
     std::time::Duration::from_micros(micros) + std::time::Duration::from_secs(3_600)
 }

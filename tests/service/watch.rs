@@ -6,7 +6,7 @@ use std::{
 };
 
 use latchkey::{
-    model::{address::Address, clock::SystemClock, protocol::Protocol, secret::Secret, verdict},
+    clock::SystemClock,
     proto::{
         self, Reason,
         authorization_client::AuthorizationClient,
@@ -14,8 +14,9 @@ use latchkey::{
         watch_request::{self, Message as Ask},
         watch_response::Message as Told,
     },
-    watching::{Answer, Credentials, SessionNumber, Settings, Watching},
+    upstream::{Answer, Credentials, SessionNumber, Settings, Watching},
 };
+use latchkey_core::model::{address::Address, protocol::Protocol, secret::Secret, verdict};
 use rustix::process::Signal;
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt, wrappers::UnboundedReceiverStream};
@@ -390,7 +391,7 @@ async fn a_replica_that_is_dead_is_waited_for_once_and_as_long_as_its_own_lease(
     assert_eq!(pending.state(), State::Pending);
     let late: Vec<&str> = pending.unconfirmed.iter().map(|late| late.name.as_str()).collect();
     assert!(late.contains(&"long"), "{late:?}");
-    let now = latchkey::model::clock::Clock::wall(&SystemClock);
+    let now = latchkey_core::model::clock::Clock::wall(&SystemClock);
     let left = pending.effective_by.expect("a time").seconds - now.unix_seconds();
     assert!((0..=2).contains(&left), "{left}");
     assert_eq!(world.disconnect(&phone).await.state(), State::Effective);
@@ -523,7 +524,7 @@ async fn wait_for_sessions(world: &mut World, count: u32) {
 }
 
 fn hello(name: &str, resume: Option<proto::Position>) -> watch_request::Hello {
-    let watcher_id = uuid::Uuid::from_bytes(latchkey::model::random::bytes()).to_string();
+    let watcher_id = uuid::Uuid::from_bytes(latchkey::random::bytes()).to_string();
     watch_request::Hello { name: name.into(), watcher_id, resume, observe: false }
 }
 

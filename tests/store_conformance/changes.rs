@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use latchkey::{
+use latchkey::store::{NewChange, Store};
+use latchkey_core::{
+    log::Head,
     model::{
         change::{Change, Ended, Revision, Scope, ServiceKey},
         verdict::Reason,
     },
-    store::{Head, NewChange, Store},
 };
 
 use crate::{

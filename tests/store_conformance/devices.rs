@@ -2,15 +2,13 @@
 
 use std::sync::Arc;
 
-use latchkey::{
-    model::{
-        device::{Device, DeviceKind, DeviceName, Disconnection, Limits},
-        directory::Mailbox,
-        id::DeviceId,
-        network::Networks,
-        protocol::{Protocol, Protocols},
-    },
-    store::{Store, StoreError, UserPlace},
+use latchkey::store::{Store, StoreError, UserPlace};
+use latchkey_core::model::{
+    device::{Device, DeviceKind, DeviceName, Disconnection, Limits},
+    directory::Mailbox,
+    id::DeviceId,
+    network::Networks,
+    protocol::{Protocol, Protocols},
 };
 
 use crate::{

@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 
-use latchkey::{
-    model::directory::{MailService, Member, Organization, Right, Role, Standing},
-    store::{Store, StoreError},
-};
+use latchkey::store::{Store, StoreError};
+use latchkey_core::model::directory::{MailService, Member, Organization, Right, Role, Standing};
 
 use crate::{
     stores::rules,

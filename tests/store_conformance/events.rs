@@ -2,15 +2,13 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use latchkey::{
-    model::{
-        device::LastUse,
-        directory::Mailbox,
-        event::{Event, EventKind, LoginCount, LoginKey},
-        protocol::Protocol,
-        verdict::Reason,
-    },
-    store::Store,
+use latchkey::store::Store;
+use latchkey_core::model::{
+    device::LastUse,
+    directory::Mailbox,
+    event::{Event, EventKind, LoginCount, LoginKey},
+    protocol::Protocol,
+    verdict::Reason,
 };
 
 use crate::{

@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 
-use latchkey::{
-    model::{
-        change::{Revision, Scope},
-        device::{DeviceKind, KeyId, PasswordHash, Tag},
-        event::EventKind,
-        id::DeviceId,
-    },
-    store::{NewMailbox, Origin, Store, StoreError},
+use latchkey::store::{NewMailbox, Origin, Store, StoreError};
+use latchkey_core::model::{
+    change::{Revision, Scope},
+    device::{DeviceKind, KeyId, PasswordHash, Tag},
+    event::EventKind,
+    id::DeviceId,
 };
 use uuid::Uuid;
 

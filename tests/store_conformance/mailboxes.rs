@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 
-use latchkey::{
-    model::{directory::Mailbox, event::EventKind},
-    store::{Store, StoreError},
-};
+use latchkey::store::{Store, StoreError};
+use latchkey_core::model::{directory::Mailbox, event::EventKind};
 
 use crate::{
     events::login,
@@ -107,7 +105,7 @@ async fn a_mailbox_moves_with_all_it_has(store: Arc<dyn Store>) {
     tx.put_mail_service(&mail_service("second", "acme")).await.expect("put");
     let moved = Mailbox { mail_service_id: service_id("second"), suspended: true, generic_login: false, ..alice.clone() };
     // Not what an update writes.
-    tx.update_mailbox(&Mailbox { device_version: 70, create_time: latchkey::model::clock::Timestamp(1), ..moved.clone() })
+    tx.update_mailbox(&Mailbox { device_version: 70, create_time: latchkey_core::model::clock::Timestamp(1), ..moved.clone() })
         .await
         .expect("updated");
     tx.commit().await.expect("committed");
@@ -139,5 +137,8 @@ async fn a_deleted_mailbox_leaves_its_events_alone(store: Arc<dyn Store>) {
     let events = tx.events(alice.mailbox_id, None, None, ALL).await.expect("read");
     assert_eq!(events.iter().map(|event| event.kind).collect::<Vec<_>>(), [EventKind::DeviceUpdated], "the logins are gone");
     assert_eq!(tx.events(again.mailbox_id, None, None, ALL).await.expect("read"), []);
-    assert_eq!(tx.device(alice.mailbox_id, latchkey::model::id::DeviceId(uuid::Uuid::from_u128(1))).await.expect("read"), None);
+    assert_eq!(
+        tx.device(alice.mailbox_id, latchkey_core::model::id::DeviceId(uuid::Uuid::from_u128(1))).await.expect("read"),
+        None
+    );
 }

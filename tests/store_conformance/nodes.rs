@@ -2,12 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use latchkey::{
+use latchkey::store::Store;
+use latchkey_core::{
+    confirmation::Node,
     model::{
         change::{Position, Revision},
         id::NodeId,
     },
-    store::{Node, Store},
 };
 use uuid::Uuid;
 

@@ -2,17 +2,15 @@
 
 use std::sync::Arc;
 
-use latchkey::{
-    model::{
-        address::Address,
-        change::{Revision, ServiceKey},
-        device::{Device, DeviceKind, KeyId, Limits, PasswordHash, StoredPassword, Tag},
-        directory::{Mailbox, Member, Role},
-        network::Networks,
-        protocol::{Protocol, Protocols},
-        record::{EndReason, MailboxRecord},
-    },
-    store::Store,
+use latchkey::store::Store;
+use latchkey_core::model::{
+    address::Address,
+    change::{Revision, ServiceKey},
+    device::{Device, DeviceKind, KeyId, Limits, PasswordHash, StoredPassword, Tag},
+    directory::{Mailbox, Member, Role},
+    network::Networks,
+    protocol::{Protocol, Protocols},
+    record::{EndReason, MailboxRecord},
 };
 
 use crate::{

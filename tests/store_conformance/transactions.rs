@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 
-use latchkey::{
-    model::directory::Mailbox,
-    store::{Store, StoreError},
-};
+use latchkey::store::{Store, StoreError};
+use latchkey_core::model::directory::Mailbox;
 
 use crate::{
     stores::rules,
@@ -180,7 +178,7 @@ async fn who_holds_the_log_has_seen_all_that_is_in_it(store: Arc<dyn Store>) {
     tokio::task::yield_now().await;
     first.commit().await.expect("committed");
     assert_eq!(second.await.expect("no panic").0, 1);
-    assert_eq!(store.head(latchkey::model::change::Revision(0)).await.expect("a head").revision.0, 1, "it took none itself");
+    assert_eq!(store.head(latchkey_core::model::change::Revision(0)).await.expect("a head").revision.0, 1, "it took none itself");
 }
 
 /// Polls so many times, then drops.

@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 
-use latchkey::{
-    model::{
-        change::Revision,
-        clock::Timestamp,
-        device::{Device, KeyId},
-        id::RequestId,
-    },
-    store::{Request, Retention, Store, StoreError},
+use latchkey::store::{Request, Retention, Store, StoreError};
+use latchkey_core::model::{
+    change::Revision,
+    clock::Timestamp,
+    device::{Device, KeyId},
+    id::RequestId,
 };
 
 use crate::{

@@ -2,16 +2,14 @@
 
 use std::sync::Arc;
 
-use latchkey::{
-    model::{
-        change::{Change, Revision},
-        device::Device,
-        directory::Mailbox,
-        event::Event,
-        id::RequestId,
-        record::MailboxRead,
-    },
-    store::{Request, Store, Transaction},
+use latchkey::store::{Request, Store, Transaction};
+use latchkey_core::model::{
+    change::{Change, Revision},
+    device::Device,
+    directory::Mailbox,
+    event::Event,
+    id::RequestId,
+    record::MailboxRead,
 };
 
 use crate::world::{ALL, NOW, add, address, alice, at, change, device, device_id, event, proof, read};

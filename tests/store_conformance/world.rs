@@ -3,18 +3,18 @@
 use std::sync::Arc;
 
 use latchkey::{
-    model::{
-        address::Address,
-        change::{Ended, Revision, Scope},
-        clock::Timestamp,
-        device::{Device, DeviceKind, DeviceName, KeyId, Limits, PasswordHash, StoredPassword, Tag},
-        directory::{MailService, Mailbox, Organization},
-        event::{Event, EventKind},
-        id::{DeviceId, EventId, MailServiceId, MailboxId, OrganizationId, UserId},
-        random,
-        verdict::Reason,
-    },
+    random,
     store::{Mode, NewChange, Store, Transaction},
+};
+use latchkey_core::model::{
+    address::Address,
+    change::{Ended, Revision, Scope},
+    clock::Timestamp,
+    device::{Device, DeviceKind, DeviceName, KeyId, Limits, PasswordHash, StoredPassword, Tag},
+    directory::{MailService, Mailbox, Organization},
+    event::{Event, EventKind},
+    id::{DeviceId, EventId, MailServiceId, MailboxId, OrganizationId, UserId},
+    verdict::Reason,
 };
 use uuid::Uuid;
 

@@ -12,12 +12,10 @@ use crate::{
         output::printable,
         prompt::{self, ChosenPassword},
     },
-    model::{
-        clock::{Clock, SystemClock},
-        protocol::Protocol,
-    },
+    clock::SystemClock,
     proto,
 };
+use latchkey_core::model::{clock::Clock, protocol::Protocol};
 
 #[derive(clap::Args, Debug)]
 pub(in crate::cli) struct Add {

@@ -9,9 +9,8 @@ use crate::{
         client::{Session, request_id},
         failure::Failure,
         list::Page,
-        prompt,
+        prompt, render,
         table::Table,
-        words,
     },
     proto,
 };
@@ -57,7 +56,7 @@ impl DisconnectAll {
                 return writeln!(out, "{} of {} would be disconnected.", count(answer.devices.len()), self.address);
             }
             writeln!(out, "{} of {} disconnected.", count(answer.devices.len()), self.address)?;
-            writeln!(out, "{}", words::revocation(answer.revocation.as_ref()))
+            writeln!(out, "{}", render::revocation(answer.revocation.as_ref()))
         })?;
         Ok(Exit::Done)
     }
@@ -83,7 +82,7 @@ pub(super) async fn one(session: &Session, address: String, device: &str, wait: 
     let device_id = find::device_id(session, &address, device, false).await?;
     let request = proto::DisconnectDeviceRequest { address, device_id, request_id: request_id(), wait: wait.wait() };
     let answer = session.devices().disconnect_device(session.request(request)).await?.into_inner();
-    session.output.show(&answer, |out| writeln!(out, "Disconnected. {}", words::revocation(answer.revocation.as_ref())))
+    session.output.show(&answer, |out| writeln!(out, "Disconnected. {}", render::revocation(answer.revocation.as_ref())))
 }
 
 /// Disconnects all devices of one person.
@@ -94,7 +93,7 @@ pub(super) async fn user(session: &Session, user: String, scope: Scope, wait: &W
     let answer = session.devices().disconnect_user_devices(session.request(request)).await?.into_inner();
     session.output.show(&answer, |out| {
         writeln!(out, "{} of {user} disconnected.", count(answer.disconnected_devices as usize))?;
-        writeln!(out, "{}", words::revocation(answer.revocation.as_ref()))
+        writeln!(out, "{}", render::revocation(answer.revocation.as_ref()))
     })
 }
 
@@ -102,7 +101,7 @@ fn write_devices(out: &mut dyn Write, devices: &[proto::Device]) -> io::Result<(
     if devices.is_empty() {
         return Ok(());
     }
-    let rows = devices.iter().map(|device| Vec::from(words::device_row(device))).collect();
+    let rows = devices.iter().map(|device| Vec::from(render::device_row(device))).collect();
     Table::new(proto::ListDevicesResponse::HEADS).write(out, rows)
 }
 

@@ -18,7 +18,7 @@ use super::{
     failure::Failure,
     list::ListArgs,
     prompt::{self, ChosenPassword},
-    table, words,
+    render, table,
 };
 use crate::proto;
 
@@ -206,7 +206,7 @@ async fn show(session: &Session, address: String, device: &str) -> Result<(), Fa
     let device_id = device_id(session, &address, device, true).await?;
     let request = proto::GetDeviceRequest { address, device_id };
     let answer = session.devices().get_device(session.request(request)).await?.into_inner();
-    session.output.show(&answer, |out| table::pairs(out, &words::device_pairs(&answer.device.clone().unwrap_or_default())))
+    session.output.show(&answer, |out| table::pairs(out, &render::device_pairs(&answer.device.clone().unwrap_or_default())))
 }
 
 async fn rename(session: &Session, address: String, device: &str, name: String) -> Result<(), Failure> {
@@ -241,7 +241,7 @@ async fn change_password(
         let name = answer.device.as_ref().map_or("", |device| &device.name);
         writeln!(out, "\"{}\" has a new password.", super::output::printable(name))?;
         add::write_password(out, &answer.password)?;
-        writeln!(out, "The old one has ended. {}", words::revocation(answer.revocation.as_ref()))
+        writeln!(out, "The old one has ended. {}", render::revocation(answer.revocation.as_ref()))
     })
 }
 
@@ -260,7 +260,7 @@ async fn generic(
         if enabled {
             writeln!(out, "Generic passwords may log in there.")
         } else {
-            writeln!(out, "Generic passwords may not log in there. {}", words::revocation(answer.revocation.as_ref()))
+            writeln!(out, "Generic passwords may not log in there. {}", render::revocation(answer.revocation.as_ref()))
         }
     })
 }
@@ -272,6 +272,6 @@ async fn permissions(session: &Session, address: String) -> Result<(), Failure> 
         if answer.permissions.is_empty() {
             return writeln!(out, "Nothing.");
         }
-        answer.permissions().try_for_each(|permission| writeln!(out, "{}", words::name_of(permission.as_str_name())))
+        answer.permissions().try_for_each(|permission| writeln!(out, "{}", render::name_of(permission.as_str_name())))
     })
 }

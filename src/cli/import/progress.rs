@@ -3,7 +3,8 @@
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::report::grouped;
-use crate::model::clock::{BootTime, Clock, SystemClock};
+use crate::clock::SystemClock;
+use latchkey_core::model::clock::{BootTime, Clock};
 
 #[derive(Debug)]
 pub(super) struct Progress {

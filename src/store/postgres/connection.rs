@@ -16,7 +16,7 @@ use tokio_postgres::{AsyncMessage, Client, Config, config::TargetSessionAttrs};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tracing::{debug, warn};
 
-use super::{PostgresSettings, errors, hints::Hints, tls};
+use super::{PostgresSettings, errors, notify::Hints, tls};
 use crate::store::{OpenError, Result};
 
 /// For one statement, and for one lock, by the server.

@@ -13,9 +13,10 @@ use tokio_postgres::{
 use tracing::{debug, error, warn};
 
 use crate::{
-    model::clock::{BootTime, Clock, SystemClock},
+    clock::SystemClock,
     store::{OpenError, StoreError},
 };
+use latchkey_core::model::clock::{BootTime, Clock};
 
 /// An outage fails every login: it is told once in a while, and with all that it fails only to who wants to know everything.
 const TELL_INTERVAL: Duration = Duration::from_secs(1);

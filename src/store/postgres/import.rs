@@ -3,13 +3,12 @@
 use std::collections::HashSet;
 
 use super::{errors, session::PostgresSession};
-use crate::{
-    model::{change::Scope, event::EventKind, id::EventId},
-    store::{
-        GENERIC_NAME, NewChange, NewMailbox, Origin, Result,
-        sql::{Session, changes},
-    },
+use crate::random::NewId as _;
+use crate::store::{
+    GENERIC_NAME, NewChange, NewMailbox, Origin, Result,
+    sql::{Session, changes},
 };
+use latchkey_core::model::{change::Scope, event::EventKind, id::EventId};
 
 /// Skips addresses that are there; answers the ids of those that were made.
 const MAILBOXES: &str = "/* import */ INSERT INTO mailbox \

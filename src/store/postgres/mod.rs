@@ -2,8 +2,8 @@
 
 mod connection;
 mod errors;
-mod hints;
 mod import;
+mod notify;
 mod session;
 mod tls;
 
@@ -13,20 +13,21 @@ use async_trait::async_trait;
 use deadpool_postgres::Pool;
 use tracing::info;
 
-use self::{connection::Notices, hints::Hints, session::PostgresSession};
+use self::{connection::Notices, notify::Hints, session::PostgresSession};
 use super::{
-    Closing, Finding, Head, Hint, LiveSession, Mode, NewChange, NewMailbox, Node, OpenError, Origin, Result, Retention,
-    SessionKey, Store, StoreError, Transaction,
-    sql::{Row, Session, Value, changes, events, reads, sessions, transaction::SqlTransaction, upkeep},
+    Finding, Hint, Mode, NewChange, NewMailbox, OpenError, Origin, Result, Retention, Store, StoreError, Transaction,
+    sql::{Row, Session, Value, changes, events, housekeeping, reads, sessions, transaction::SqlTransaction},
 };
-use crate::model::{
+use latchkey_core::model::{
     address::Address,
     change::{Change, Position, Revision},
     device::{Generation, KeyId, PasswordHash, StoredPassword},
     event::LoginCount,
     id::{DeviceId, NodeId},
     record::MailboxRead,
+    session::{Closing, LiveSession, SessionKey},
 };
+use latchkey_core::{confirmation::Node, log::Head};
 
 mod embedded {
     refinery::embed_migrations!("src/store/postgres/migrations");
@@ -51,21 +52,21 @@ pub struct PostgresSettings {
 pub struct PostgresStore {
     pool: Pool,
     notices: Notices,
-    hints: Hints,
+    notify: Hints,
 }
 
 impl PostgresStore {
     /// Connects, and brings the schema up to date.
     pub async fn open(settings: &PostgresSettings) -> Result<Self, OpenError> {
-        let (pool, notices, hints) = connection::pool(settings)?;
+        let (pool, notices, notify) = connection::pool(settings)?;
         let mut client = pool.get().await.map_err(|error| errors::open(&error))?;
         client.batch_execute(MIGRATION_LOCK).await.map_err(|error| OpenError::Migration(errors::words(&error)))?;
         let migrated = migrate(&mut client).await;
         // The connection goes, and the lock with it, whatever became of the migration.
         drop(deadpool_postgres::Object::take(client));
         migrated?;
-        tokio::spawn(hints.clone().run_sender(pool.clone()));
-        Ok(Self { pool, notices, hints })
+        tokio::spawn(notify.clone().run_sender(pool.clone()));
+        Ok(Self { pool, notices, notify })
     }
 
     /// Opens a database that is there, and neither makes nor changes its schema: for who only looks.
@@ -103,7 +104,7 @@ impl PostgresStore {
     }
 
     async fn session(&self, mode: Mode) -> Result<PostgresSession> {
-        PostgresSession::begin(connection::get(&self.pool).await?, self.notices.clone(), self.hints.clone(), mode).await
+        PostgresSession::begin(connection::get(&self.pool).await?, self.notices.clone(), self.notify.clone(), mode).await
     }
 
     /// For what is only told to people: its commit waits for no disk and no standby. What is committed after it is lost no later than it.
@@ -132,7 +133,8 @@ impl Store for PostgresStore {
         after: &StoredPassword,
         change: &NewChange,
     ) -> Result<Option<Revision>> {
-        upkeep::upgrade_password(&mut self.session(Mode::Write).await?, (device_id, generation), before, after, change).await
+        housekeeping::upgrade_password(&mut self.session(Mode::Write).await?, (device_id, generation), before, after, change)
+            .await
     }
 
     async fn add_logins(&self, logins: &[LoginCount]) -> Result<()> {
@@ -153,27 +155,27 @@ impl Store for PostgresStore {
     }
 
     async fn join(&self, node: &Node) -> Result<()> {
-        self.write_one(upkeep::JOIN, &upkeep::join_parameters(node)).await.map(drop)
+        self.write_one(housekeeping::JOIN, &housekeeping::join_parameters(node)).await.map(drop)
     }
 
     async fn leave(&self, node_id: NodeId) -> Result<()> {
-        self.write_one(upkeep::LEAVE, &[node_id.into()]).await.map(drop)
+        self.write_one(housekeeping::LEAVE, &[node_id.into()]).await.map(drop)
     }
 
     async fn sync(&self, node_id: NodeId, renewals: u64, acknowledged: Revision, applied: Position) -> Result<Option<Head>> {
         let Position { revision, nonce } = applied;
-        let parameters = [node_id.into(), upkeep::renewals(renewals), acknowledged.into(), revision.into(), nonce.into()];
-        upkeep::to_head(self.write_one(upkeep::SYNC, &parameters).await?)
+        let parameters = [node_id.into(), housekeeping::renewals(renewals), acknowledged.into(), revision.into(), nonce.into()];
+        housekeeping::to_head(self.write_one(housekeeping::SYNC, &parameters).await?)
     }
 
     async fn acknowledge(&self, node_id: NodeId, renewals: u64, acknowledged: Revision, applied: Position) -> Result<bool> {
         let Position { revision, nonce } = applied;
-        let parameters = [node_id.into(), upkeep::renewals(renewals), acknowledged.into(), revision.into(), nonce.into()];
-        Ok(!self.write_one(upkeep::ACKNOWLEDGE, &parameters).await?.is_empty())
+        let parameters = [node_id.into(), housekeeping::renewals(renewals), acknowledged.into(), revision.into(), nonce.into()];
+        Ok(!self.write_one(housekeeping::ACKNOWLEDGE, &parameters).await?.is_empty())
     }
 
     async fn head(&self, applied: Revision) -> Result<Head> {
-        let head = upkeep::to_head(self.read_one(upkeep::HEAD, &[applied.into()]).await?)?;
+        let head = housekeeping::to_head(self.read_one(housekeeping::HEAD, &[applied.into()]).await?)?;
         head.ok_or_else(|| super::sql::columns::corrupt("the log's head"))
     }
 
@@ -183,18 +185,19 @@ impl Store for PostgresStore {
     }
 
     async fn nodes(&self) -> Result<Vec<Node>> {
-        self.read_one(upkeep::NODES, &[]).await?.into_iter().map(upkeep::to_node).collect()
+        self.read_one(housekeeping::NODES, &[]).await?.into_iter().map(housekeeping::to_node).collect()
     }
 
     async fn remove_node(&self, node_id: NodeId, renewals: u64) -> Result<bool> {
         let client = connection::get(&self.pool).await?;
-        let parameters = [node_id.into(), upkeep::renewals(renewals)];
-        let removed = session::run_once(client, async |client| session::execute(client, upkeep::REMOVE_NODE, &parameters).await);
+        let parameters = [node_id.into(), housekeeping::renewals(renewals)];
+        let removed =
+            session::run_once(client, async |client| session::execute(client, housekeeping::REMOVE_NODE, &parameters).await);
         Ok(removed.await? > 0)
     }
 
     fn listen(&self, hint: Hint) {
-        tokio::spawn(self.hints.clone().run_listener(hint));
+        tokio::spawn(self.notify.clone().run_listener(hint));
     }
 
     async fn put_sessions(&self, node_id: NodeId, opened: &[LiveSession], closed: &[SessionKey]) -> Result<()> {
@@ -212,11 +215,11 @@ impl Store for PostgresStore {
 
     async fn trim(&self, limits: &Retention) -> Result<u64> {
         let mut forgotten = 0;
-        for what in upkeep::Trimmed::ALL {
-            for _ in 0..upkeep::TRIM_ROUNDS {
-                let some = upkeep::trim(&mut self.session(Mode::Write).await?, what, limits).await?;
+        for what in housekeeping::Trimmed::ALL {
+            for _ in 0..housekeeping::TRIM_ROUNDS {
+                let some = housekeeping::trim(&mut self.session(Mode::Write).await?, what, limits).await?;
                 forgotten += some;
-                if some < upkeep::TRIM_AT_ONCE as u64 {
+                if some < housekeeping::TRIM_AT_ONCE as u64 {
                     break;
                 }
             }
@@ -225,11 +228,11 @@ impl Store for PostgresStore {
     }
 
     async fn pepper_checks(&self) -> Result<Vec<(KeyId, [u8; 32])>> {
-        self.read_one(upkeep::PEPPER_CHECKS, &[]).await?.into_iter().map(upkeep::to_pepper_check).collect()
+        self.read_one(housekeeping::PEPPER_CHECKS, &[]).await?.into_iter().map(housekeeping::to_pepper_check).collect()
     }
 
     async fn add_pepper_check(&self, key: KeyId, check: [u8; 32]) -> Result<()> {
-        self.write_one(upkeep::ADD_PEPPER_CHECK, &[key.into(), check.to_vec().into()]).await.map(drop)
+        self.write_one(housekeeping::ADD_PEPPER_CHECK, &[key.into(), check.to_vec().into()]).await.map(drop)
     }
 
     async fn ping(&self) -> Result<()> {
@@ -237,7 +240,7 @@ impl Store for PostgresStore {
     }
 
     async fn examine(&self) -> Result<Vec<Finding>> {
-        let ask = async |sql| upkeep::first_text(self.read_one(sql, &[]).await?);
+        let ask = async |sql| housekeeping::first_text(self.read_one(sql, &[]).await?);
         let version = ask("/* examine */ SELECT current_setting('server_version')").await?;
         let standbys = ask("/* examine */ SELECT current_setting('synchronous_standby_names')").await?;
         let commit = ask("/* examine */ SELECT current_setting('synchronous_commit')").await?;
@@ -275,7 +278,7 @@ impl Store for PostgresStore {
 
 impl Drop for PostgresStore {
     fn drop(&mut self) {
-        self.hints.close();
+        self.notify.close();
     }
 }
 

@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use deadpool_postgres::Object;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 
-use super::{connection::Notices, errors, hints::Hints};
+use super::{connection::Notices, errors, notify::Hints};
 use crate::store::{
     Mode, Result, StoreError,
     sql::{Row, Session, Value},

@@ -7,15 +7,13 @@ use super::{
     columns::{corrupt, size},
     events::insert_event,
 };
-use crate::{
-    model::{
-        address::MailboxKey,
-        change::{Change, Ended, Revision, Scope, ServiceKey},
-        clock::Timestamp,
-        id::{DeviceId, RequestId},
-        verdict::Reason,
-    },
-    store::{NewChange, Request, Result},
+use crate::store::{NewChange, Request, Result};
+use latchkey_core::model::{
+    address::MailboxKey,
+    change::{Change, Ended, Revision, Scope, ServiceKey},
+    clock::Timestamp,
+    id::{DeviceId, RequestId},
+    verdict::Reason,
 };
 
 const KEY_BYTES: usize = 16;

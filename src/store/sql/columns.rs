@@ -5,14 +5,12 @@ use std::net::IpAddr;
 use uuid::Uuid;
 
 use super::{Row, Value};
-use crate::{
-    model::{
-        change::Revision,
-        clock::Timestamp,
-        device::{KeyId, Tag},
-        id::{DeviceId, EventId, MailboxId, NodeId},
-    },
-    store::{Result, StoreError},
+use crate::store::{Result, StoreError};
+use latchkey_core::model::{
+    change::Revision,
+    clock::Timestamp,
+    device::{KeyId, Tag},
+    id::{DeviceId, EventId, MailboxId, NodeId},
 };
 
 impl From<i64> for Value {

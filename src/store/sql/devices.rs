@@ -4,18 +4,16 @@ use super::{
     Columns, Session, Value,
     columns::{corrupt, size},
 };
-use crate::{
-    model::{
-        address::Address,
-        change::Ended,
-        clock::Timestamp,
-        device::{Device, DeviceKind, DeviceName, Disconnection, LastUse, Limits, StoredPassword},
-        id::{DeviceId, MailboxId, UserId},
-        network::Networks,
-        protocol::{Protocol, Protocols},
-        record::EndReason,
-    },
-    store::{Result, StoreError, UserPlace},
+use crate::store::{Result, StoreError, UserPlace};
+use latchkey_core::model::{
+    address::Address,
+    change::Ended,
+    clock::Timestamp,
+    device::{Device, DeviceKind, DeviceName, Disconnection, LastUse, Limits, StoredPassword},
+    id::{DeviceId, MailboxId, UserId},
+    network::Networks,
+    protocol::{Protocol, Protocols},
+    record::EndReason,
 };
 
 /// Columns of a device, of the row `d` with its usage `u`.
@@ -210,7 +208,7 @@ fn to_device(columns: &mut Columns) -> Result<Device> {
         create_time,
         disconnection: end_time.filter(|_| end_reason == Some(EndReason::Disconnected)).map(|time| Disconnection {
             time,
-            revision: crate::model::change::Revision(u64::try_from(end_revision).unwrap_or(0)),
+            revision: latchkey_core::model::change::Revision(u64::try_from(end_revision).unwrap_or(0)),
         }),
         last_use: used.zip(protocol).map(|(time, protocol)| LastUse {
             time,

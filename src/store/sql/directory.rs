@@ -1,12 +1,10 @@
 //! Organizations, members, mail services and rights.
 
 use super::{Columns, Row, Session, columns::size};
-use crate::{
-    model::{
-        directory::{MailService, Member, Organization, Right, Role, Standing},
-        id::{MailServiceId, OrganizationId, UserId},
-    },
-    store::Result,
+use crate::store::Result;
+use latchkey_core::model::{
+    directory::{MailService, Member, Organization, Right, Role, Standing},
+    id::{MailServiceId, OrganizationId, UserId},
 };
 
 /// What comes after nothing: every id is longer than the empty text.

@@ -4,17 +4,14 @@ use super::{
     Columns, Row, Session, Value,
     columns::{corrupt, size},
 };
-use crate::{
-    model::{
-        change::Revision,
-        clock::Timestamp,
-        event::{Event, EventKind, LoginCount, Logins},
-        id::{DeviceId, EventId, MailboxId},
-        protocol::Protocol,
-        random,
-        verdict::Reason,
-    },
-    store::Result,
+use crate::{random, store::Result};
+use latchkey_core::model::{
+    change::Revision,
+    clock::Timestamp,
+    event::{Event, EventKind, LoginCount, Logins},
+    id::{DeviceId, EventId, MailboxId},
+    protocol::Protocol,
+    verdict::Reason,
 };
 
 pub(super) async fn insert_event(s: &mut dyn Session, event: &Event, revision: Revision) -> Result<()> {

@@ -1,13 +1,11 @@
 //! Mailboxes.
 
 use super::{Columns, Row, Session, columns::size};
-use crate::{
-    model::{
-        address::Address,
-        directory::Mailbox,
-        id::{MailServiceId, MailboxId, OrganizationId},
-    },
-    store::{Result, StoreError},
+use crate::store::{Result, StoreError};
+use latchkey_core::model::{
+    address::Address,
+    directory::Mailbox,
+    id::{MailServiceId, MailboxId, OrganizationId},
 };
 
 pub(super) async fn mailbox(s: &mut dyn Session, address: &Address) -> Result<Option<Mailbox>> {

@@ -9,11 +9,11 @@ pub(super) mod columns;
 mod devices;
 mod directory;
 pub(super) mod events;
+pub(super) mod housekeeping;
 mod mailboxes;
 pub(super) mod reads;
 pub(super) mod sessions;
 pub(super) mod transaction;
-pub(super) mod upkeep;
 
 use async_trait::async_trait;
 

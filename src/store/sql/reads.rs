@@ -1,17 +1,15 @@
 //! What a login reads: one statement each, without a transaction.
 
 use super::{Columns, Row, columns::corrupt};
-use crate::{
-    model::{
-        change::{Revision, ServiceKey},
-        clock::Timestamp,
-        device::{DeviceKind, Limits, PasswordHash, Tag},
-        id::{DeviceId, MailServiceId, MailboxId},
-        network::Networks,
-        protocol::Protocols,
-        record::{Credential, EndReason, EndedCredential, MailboxRead, MailboxRecord},
-    },
-    store::Result,
+use crate::store::Result;
+use latchkey_core::model::{
+    change::{Revision, ServiceKey},
+    clock::Timestamp,
+    device::{DeviceKind, Limits, PasswordHash, Tag},
+    id::{DeviceId, MailServiceId, MailboxId},
+    network::Networks,
+    protocol::Protocols,
+    record::{Credential, EndReason, EndedCredential, MailboxRead, MailboxRecord},
 };
 
 /// Remembered passwords in a record: the newest.

@@ -4,15 +4,13 @@ use super::{
     Columns, Row, Session, Value,
     columns::{ip, size},
 };
-use crate::{
-    model::{
-        change::Revision,
-        id::{DeviceId, MailboxId, NodeId},
-        protocol::Protocol,
-        session::OpenSession,
-        verdict::ProvenPassword,
-    },
-    store::{Closing, LiveSession, Result, SessionKey},
+use crate::store::Result;
+use latchkey_core::model::{
+    change::Revision,
+    id::{DeviceId, MailboxId, NodeId},
+    protocol::Protocol,
+    session::{Closing, LiveSession, OpenSession, SessionKey},
+    verdict::ProvenPassword,
 };
 
 pub(in crate::store) const CLOSINGS: &str =

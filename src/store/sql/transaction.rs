@@ -3,18 +3,16 @@
 use async_trait::async_trait;
 
 use super::{Row, Session, Value, changes, devices, directory, events, mailboxes, sessions};
-use crate::{
-    model::{
-        address::Address,
-        change::{Ended, Revision},
-        clock::Timestamp,
-        device::{Device, StoredPassword},
-        directory::{MailService, Mailbox, Member, Organization, Right, Standing},
-        event::Event,
-        id::{DeviceId, EventId, MailServiceId, MailboxId, OrganizationId, RequestId, UserId},
-        session::OpenSession,
-    },
-    store::{NewChange, Request, Result, StoreError, Transaction, UserPlace},
+use crate::store::{NewChange, Request, Result, StoreError, Transaction, UserPlace};
+use latchkey_core::model::{
+    address::Address,
+    change::{Ended, Revision},
+    clock::Timestamp,
+    device::{Device, StoredPassword},
+    directory::{MailService, Mailbox, Member, Organization, Right, Standing},
+    event::Event,
+    id::{DeviceId, EventId, MailServiceId, MailboxId, OrganizationId, RequestId, UserId},
+    session::OpenSession,
 };
 
 /// One transaction; after an error it can only be dropped.

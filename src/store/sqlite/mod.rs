@@ -18,11 +18,11 @@ use async_trait::async_trait;
 
 use self::connection::{Connections, SqliteSession};
 use super::{
-    Closing, Finding, Head, Hint, LiveSession, Mode, NewChange, NewMailbox, Node, OpenError, Origin, Result, Retention,
-    SessionKey, Store, Transaction,
-    sql::{Session, Value, changes, events, reads, sessions, transaction::SqlTransaction, upkeep},
+    Finding, Hint, Mode, NewChange, NewMailbox, OpenError, Origin, Result, Retention, Store, Transaction,
+    sql::{Session, Value, changes, events, housekeeping, reads, sessions, transaction::SqlTransaction},
 };
-use crate::model::{
+use crate::random::NewId as _;
+use latchkey_core::model::{
     address::Address,
     change::{Change, Position, Revision, Scope},
     device::{Device, DeviceKind, DeviceName, Generation, KeyId, Limits, PasswordHash, StoredPassword, Tag},
@@ -30,7 +30,9 @@ use crate::model::{
     event::{Event, EventKind, LoginCount},
     id::{DeviceId, EventId, MailboxId, NodeId, OrganizationId},
     record::MailboxRead,
+    session::{Closing, LiveSession, SessionKey},
 };
+use latchkey_core::{confirmation::Node, log::Head};
 
 const FILE: &str = "latchkey.db";
 const LOCK: &str = "latchkey.lock";
@@ -123,7 +125,7 @@ impl Store for SqliteStore {
         change: &NewChange,
     ) -> Result<Option<Revision>> {
         let mut session = self.session(Mode::Write).await?;
-        upkeep::upgrade_password(&mut session, (device_id, generation), before, after, change).await
+        housekeeping::upgrade_password(&mut session, (device_id, generation), before, after, change).await
     }
 
     async fn add_logins(&self, logins: &[LoginCount]) -> Result<()> {
@@ -163,19 +165,19 @@ impl Store for SqliteStore {
         let mut session = self.session(Mode::Write).await?;
         // There is one process: whatever row is there is a dead one's.
         session.execute("/* join */ DELETE FROM node", &[]).await?;
-        session.execute(upkeep::JOIN, &upkeep::join_parameters(node)).await?;
+        session.execute(housekeeping::JOIN, &housekeeping::join_parameters(node)).await?;
         self.acknowledged.store(node.applied.0, Ordering::Release);
         session.commit().await
     }
 
     async fn leave(&self, node_id: NodeId) -> Result<()> {
-        self.write_one(upkeep::LEAVE, &[node_id.into()]).await.map(drop)
+        self.write_one(housekeeping::LEAVE, &[node_id.into()]).await.map(drop)
     }
 
     /// What the one process has acknowledged need not survive it. So a sync reads the head, and writes nothing.
     async fn sync(&self, _node_id: NodeId, _renewals: u64, acknowledged: Revision, applied: Position) -> Result<Option<Head>> {
         self.acknowledged.store(acknowledged.0, Ordering::Release);
-        upkeep::to_head(self.connections.query_now(upkeep::HEAD, &[applied.revision.into()])?)
+        housekeeping::to_head(self.connections.query_now(housekeeping::HEAD, &[applied.revision.into()])?)
     }
 
     async fn acknowledge(&self, _node_id: NodeId, _renewals: u64, acknowledged: Revision, _applied: Position) -> Result<bool> {
@@ -184,7 +186,7 @@ impl Store for SqliteStore {
     }
 
     async fn head(&self, applied: Revision) -> Result<Head> {
-        let head = upkeep::to_head(self.connections.query_now(upkeep::HEAD, &[applied.into()])?)?;
+        let head = housekeeping::to_head(self.connections.query_now(housekeeping::HEAD, &[applied.into()])?)?;
         head.ok_or_else(|| super::sql::columns::corrupt("the log's head"))
     }
 
@@ -195,12 +197,12 @@ impl Store for SqliteStore {
 
     async fn nodes(&self) -> Result<Vec<Node>> {
         let acknowledged = Revision(self.acknowledged.load(Ordering::Acquire));
-        let rows = self.connections.query_now(upkeep::NODES, &[])?.into_iter().map(upkeep::to_node);
+        let rows = self.connections.query_now(housekeeping::NODES, &[])?.into_iter().map(housekeeping::to_node);
         rows.map(|node| node.map(|node| Node { applied: node.applied.max(acknowledged), ..node })).collect()
     }
 
     async fn remove_node(&self, node_id: NodeId, renewals: u64) -> Result<bool> {
-        Ok(self.write_one(upkeep::REMOVE_NODE, &[node_id.into(), upkeep::renewals(renewals)]).await? > 0)
+        Ok(self.write_one(housekeeping::REMOVE_NODE, &[node_id.into(), housekeeping::renewals(renewals)]).await? > 0)
     }
 
     /// Nobody else changes anything.
@@ -221,11 +223,11 @@ impl Store for SqliteStore {
 
     async fn trim(&self, limits: &Retention) -> Result<u64> {
         let mut forgotten = 0;
-        for what in upkeep::Trimmed::ALL {
-            for _ in 0..upkeep::TRIM_ROUNDS {
-                let some = upkeep::trim(&mut self.session(Mode::Write).await?, what, limits).await?;
+        for what in housekeeping::Trimmed::ALL {
+            for _ in 0..housekeeping::TRIM_ROUNDS {
+                let some = housekeeping::trim(&mut self.session(Mode::Write).await?, what, limits).await?;
                 forgotten += some;
-                if some < upkeep::TRIM_AT_ONCE as u64 {
+                if some < housekeeping::TRIM_AT_ONCE as u64 {
                     break;
                 }
             }
@@ -234,11 +236,11 @@ impl Store for SqliteStore {
     }
 
     async fn pepper_checks(&self) -> Result<Vec<(KeyId, [u8; 32])>> {
-        self.connections.query_now(upkeep::PEPPER_CHECKS, &[])?.into_iter().map(upkeep::to_pepper_check).collect()
+        self.connections.query_now(housekeeping::PEPPER_CHECKS, &[])?.into_iter().map(housekeeping::to_pepper_check).collect()
     }
 
     async fn add_pepper_check(&self, key: KeyId, check: [u8; 32]) -> Result<()> {
-        self.write_one(upkeep::ADD_PEPPER_CHECK, &[key.into(), check.to_vec().into()]).await.map(drop)
+        self.write_one(housekeeping::ADD_PEPPER_CHECK, &[key.into(), check.to_vec().into()]).await.map(drop)
     }
 
     async fn ping(&self) -> Result<()> {
@@ -247,7 +249,7 @@ impl Store for SqliteStore {
 
     async fn examine(&self) -> Result<Vec<Finding>> {
         let mut session = self.session(Mode::Read).await?;
-        let mut ask = async |sql| upkeep::first_text(session.query(sql, &[]).await?);
+        let mut ask = async |sql| housekeeping::first_text(session.query(sql, &[]).await?);
         let integrity = ask("PRAGMA quick_check(1)").await?;
         let journal = ask("PRAGMA journal_mode").await?;
         let bytes = fs::metadata(&self.file).map_or(0, |metadata| metadata.len());

@@ -1,0 +1,470 @@
+//! The watchers of a process as a state machine: events and the time come in, [`Action`]s go out.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use hashbrown::HashMap;
+use uuid::Uuid;
+
+use super::{
+    Acknowledged, CutOff, Hello, MAX_SESSIONS, MAX_WATCHERS, Message, Opened, ProtocolError, QUEUE, SESSIONS_WAIT, Welcome,
+    delivery::{BadAcknowledgement, Delivery},
+    recent::Recent,
+    sessions::Sessions,
+};
+use crate::model::{
+    change::{Change, Position, Revision},
+    clock::BootTime,
+    session::{Closing, OpenSession, SessionKey},
+    verdict::{Reason, Session},
+};
+
+/// What the owner of the queues is to do, in this order.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Put a message at the end of a watcher's queue; if that is full, say so with [`Roster::queue_is_full`].
+    Send { watcher: u64, message: Message },
+    /// End a watcher's stream.
+    CutOff { watcher: u64, why: CutOff },
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Roster {
+    /// What is to be done, not taken yet.
+    actions: VecDeque<Action>,
+    pub(super) recent: Recent,
+    pub(super) next_number: u64,
+    pub(super) connected: HashMap<u64, Watcher>,
+    /// Cut off or gone, and perhaps not over yet.
+    pub(super) departed: Vec<Departed>,
+    pub(super) sessions: Sessions,
+    /// How many of those connected observe.
+    pub(super) observers: usize,
+    /// Changes that some watcher has not acknowledged.
+    pub(super) open: BTreeMap<Revision, OpenChange>,
+    /// When the newest changes were applied: for observers.
+    pub(super) applied: VecDeque<(Revision, BootTime)>,
+    /// What is to be written of changes that all have acknowledged.
+    pub(super) closings: Vec<Closing>,
+}
+
+#[derive(Debug)]
+pub(super) struct Watcher {
+    pub(super) name: String,
+    pub(super) id: Uuid,
+    pub(super) observes: bool,
+    pub(super) told: Delivery,
+    pub(super) sessions: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Departed {
+    pub(super) number: u64,
+    pub(super) id: Uuid,
+    pub(super) name: String,
+    pub(super) told: Delivery,
+}
+
+/// A change on its way through the watchers.
+#[derive(Debug)]
+pub(super) struct OpenChange {
+    /// Up to where nobody is waited for while it is the first.
+    pub(super) settled: Revision,
+    pub(super) applied: BootTime,
+    /// Who has not acknowledged it.
+    pub(super) waited_for: usize,
+    pub(super) closed: u32,
+    /// Watchers that have sessions of it open, until they say that they closed them.
+    pub(super) silent: HashMap<u64, String>,
+}
+
+impl Roster {
+    pub(super) fn new() -> Self {
+        Self {
+            actions: VecDeque::new(),
+            recent: Recent::begin(Position::default()),
+            next_number: 1,
+            connected: HashMap::new(),
+            departed: vec![],
+            sessions: Sessions::default(),
+            observers: 0,
+            open: BTreeMap::new(),
+            applied: VecDeque::new(),
+            closings: vec![],
+        }
+    }
+
+    /// The next thing to do, if there is one.
+    pub fn next_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// A message did not fit: the watcher is cut off.
+    pub fn queue_is_full(&mut self, number: u64) {
+        self.cut_off(number, CutOff::TooSlow);
+    }
+
+    /// How many changes the slowest watcher was sent and has not acknowledged.
+    pub fn furthest_behind(&self) -> usize {
+        self.connected.values().map(|watcher| watcher.told.unacknowledged()).max().unwrap_or(0)
+    }
+
+    /// When somebody is waited for no longer.
+    pub fn next_expiry(&self) -> Option<BootTime> {
+        let connected = self.connected.values().filter_map(|watcher| watcher.told.next_expiry());
+        connected.chain(self.departed.iter().filter_map(|departed| departed.told.next_expiry())).min()
+    }
+
+    /// Whether some watcher may still answer from its cache.
+    pub fn has_leases(&self, now: BootTime) -> bool {
+        self.connected.values().any(|it| it.told.has_lease(now)) || self.departed.iter().any(|it| it.told.has_lease(now))
+    }
+
+    /// A watcher connects, or connects again.
+    pub fn hello(&mut self, hello: Hello, now: BootTime) -> Result<Welcome, ProtocolError> {
+        let before = self.connected.iter().find(|(_, watcher)| watcher.id == hello.id).map(|(number, _)| *number);
+        if let Some(before) = before {
+            self.cut_off(before, CutOff::Replaced);
+        }
+        if self.connected.len() >= MAX_WATCHERS {
+            return Err(ProtocolError::TooManyWatchers);
+        }
+        let number = self.next_number;
+        self.next_number += 1;
+        let head = self.recent.head();
+        let missed = hello.resume.and_then(|position| self.recent.since(position)).filter(|missed| missed.len() < QUEUE);
+        let starts_empty = missed.is_none();
+        let position = hello.resume.filter(|_| !starts_empty).unwrap_or(head);
+        let earlier = self.departed.iter().position(|departed| departed.id == hello.id);
+        let earlier = earlier.map(|at| self.departed.swap_remove(at));
+        let told = match &earlier {
+            Some(departed) if !starts_empty => departed.told.resumed(position.revision),
+            _ => Delivery::begin(position.revision),
+        };
+        let watcher = Watcher { name: hello.name, id: hello.id, observes: hello.observes, told, sessions: 0 };
+        self.observers += usize::from(hello.observes);
+        self.connected.insert(number, watcher);
+        for change in missed.into_iter().flatten() {
+            self.tell_one(number, change.revision, now, false, Message::Change(change));
+        }
+        if let Some(departed) = earlier {
+            self.rename_silent(departed.number, number);
+            self.come_back(departed, position.revision, starts_empty, now);
+        }
+        Ok(Welcome { number, position, starts_empty })
+    }
+
+    /// Tells a watcher that this process stops.
+    pub fn drain(&mut self, number: u64) {
+        self.send(number, Message::Draining);
+    }
+
+    /// The stream has ended: the watcher is waited for until its lease has expired.
+    pub fn goodbye(&mut self, number: u64) {
+        self.depart(number);
+    }
+
+    /// Hands on what this process's own lease has left.
+    pub fn renew(&mut self, number: u64, asked: u64, lease: Duration, now: BootTime) -> Result<(), ProtocolError> {
+        let watcher = self.connected.get_mut(&number).ok_or(ProtocolError::CutOff)?;
+        watcher.told.grant(now, lease);
+        self.send(number, Message::Granted { number: asked, lease });
+        Ok(())
+    }
+
+    /// Nothing from before `revision` is used by the watcher any more. `closed`: how many sessions which
+    /// change closed. Whether somebody may go on who waited for this.
+    pub fn acknowledge(
+        &mut self,
+        number: u64,
+        revision: Revision,
+        closed: &[(Revision, u32)],
+        now: BootTime,
+    ) -> Result<bool, ProtocolError> {
+        let watcher = self.connected.get_mut(&number).ok_or(ProtocolError::CutOff)?;
+        let acknowledged = watcher.told.acknowledge(revision).map_err(|bad| match bad {
+            BadAcknowledgement::FromTheFuture => ProtocolError::AcknowledgesTheFuture,
+            BadAcknowledgement::Backwards => ProtocolError::AcknowledgesBackwards,
+        })?;
+        let before = self.settled();
+        self.is_settled_by(number, &acknowledged, Some(closed), now);
+        Ok(self.settled() != before)
+    }
+
+    /// The watcher uses its cache no more.
+    pub fn surrender(&mut self, number: u64, now: BootTime) -> Result<(), ProtocolError> {
+        let watcher = self.connected.get_mut(&number).ok_or(ProtocolError::CutOff)?;
+        let settled = watcher.told.surrender();
+        // It has not reported what became of its sessions.
+        self.is_settled_by(number, &settled, None, now);
+        Ok(())
+    }
+
+    /// The watcher has opened a session. If its password has ended since the login was answered, it is
+    /// closed at once. What memory can't decide is for the stream's handler to judge.
+    pub fn session_opened(
+        &mut self,
+        number: u64,
+        session_number: u64,
+        session: Session,
+        shown: OpenSession,
+    ) -> Result<Opened, ProtocolError> {
+        let watcher = self.connected.get_mut(&number).ok_or(ProtocolError::CutOff)?;
+        if watcher.sessions >= MAX_SESSIONS {
+            return Err(ProtocolError::TooManySessions);
+        }
+        let key = SessionKey { watcher: number, number: session_number };
+        let password = session.password;
+        let revision = session.revision;
+        if !self.sessions.open(key, session, shown) {
+            return Err(ProtocolError::SessionNumberTaken);
+        }
+        watcher.sessions += 1;
+        if let Some(reason) = self.recent.end_of(password.device_id, password.generation, revision) {
+            self.send(number, Message::Close { numbers: vec![session_number], reason });
+            return Ok(Opened::Closed);
+        }
+        Ok(if self.recent.covers(revision) { Opened::Good } else { Opened::Doubtful })
+    }
+
+    pub fn session_closed(&mut self, number: u64, session_number: u64) -> Result<(), ProtocolError> {
+        let watcher = self.connected.get_mut(&number).ok_or(ProtocolError::CutOff)?;
+        watcher.sessions = watcher.sessions.saturating_sub(1);
+        if self.sessions.close(SessionKey { watcher: number, number: session_number }) {
+            Ok(())
+        } else {
+            Err(ProtocolError::SessionNotOpen)
+        }
+    }
+
+    /// Tells a watcher to close a session that was judged, if it is still that one: numbers are used again.
+    pub fn close(&mut self, number: u64, session_number: u64, judged: &Session, reason: Reason) {
+        if self.sessions.get(SessionKey { watcher: number, number: session_number }) == Some(judged) {
+            self.send(number, Message::Close { numbers: vec![session_number], reason });
+        }
+    }
+
+    pub(super) fn tell(&mut self, change: &Arc<Change>, now: BootTime) {
+        self.recent.push(Arc::clone(change));
+        self.applied.push_back((change.revision, now));
+        if self.applied.len() > QUEUE {
+            self.applied.pop_front();
+        }
+        let concerned = self.sessions.concerned(change);
+        let mut silent = HashMap::new();
+        for key in &concerned.ended {
+            let name = self.connected.get(&key.watcher).map(|watcher| watcher.name.clone());
+            let name = name.or_else(|| self.departed.iter().find(|it| it.number == key.watcher).map(|it| it.name.clone()));
+            silent.extend(name.map(|name| (key.watcher, name)));
+        }
+        let mut doubtful: HashMap<u64, Vec<(u64, Session)>> = HashMap::new();
+        for key in concerned.doubtful {
+            if let Some(session) = self.sessions.get(key) {
+                doubtful.entry(key.watcher).or_default().push((key.number, session.clone()));
+            }
+        }
+        let settled = Revision(change.revision.0.saturating_sub(1));
+        self.open.insert(change.revision, OpenChange { settled, applied: now, waited_for: 0, closed: 0, silent });
+        // Who is cut off does not hear of it, and is waited for all the same, while it may hold a lease.
+        let mut waited_for = 0;
+        for departed in &mut self.departed {
+            if departed.told.has_lease(now) {
+                departed.told.tell(change.revision, now);
+                waited_for += 1;
+            }
+        }
+        if let Some(open) = self.open.get_mut(&change.revision) {
+            open.waited_for += waited_for;
+        }
+        let numbers: Vec<u64> = self.connected.keys().copied().collect();
+        for number in numbers {
+            let has_sessions = self.open.get(&change.revision).is_some_and(|open| open.silent.contains_key(&number));
+            self.tell_one(number, change.revision, now, has_sessions, Message::Change(Arc::clone(change)));
+            if let Some(doubtful) = doubtful.remove(&number) {
+                self.send(number, Message::Judge(doubtful));
+            }
+        }
+        self.settle(change.revision, 0);
+    }
+
+    pub(super) fn tell_start_empty(&mut self, at: Position, now: BootTime) {
+        self.recent = Recent::begin(at);
+        self.open.clear();
+        self.applied.clear();
+        self.closings.clear();
+        let ambiguous = self.connected.iter().filter(|(_, watcher)| watcher.told.restart_is_ambiguous(at.revision));
+        for number in ambiguous.map(|(number, _)| *number).collect::<Vec<_>>() {
+            self.cut_off(number, CutOff::BeginsAnew);
+        }
+        let mut waited_for = 0;
+        for departed in &mut self.departed {
+            if departed.told.has_lease(now) {
+                departed.told.restart(at.revision);
+                waited_for += 1;
+            } else {
+                departed.told.surrender();
+            }
+        }
+        let numbers: Vec<u64> = self.connected.keys().copied().collect();
+        for watcher in self.connected.values_mut() {
+            watcher.told.restart(at.revision);
+            waited_for += 1;
+        }
+        // Until all have begun again nothing is settled: some of what they were not told of may be of another history.
+        let settled = Revision::default();
+        self.open.insert(at.revision, OpenChange { settled, applied: now, waited_for, closed: 0, silent: HashMap::new() });
+        for number in numbers {
+            self.send(number, Message::StartEmpty(at));
+            // Among what was missed may be the end of any of its sessions.
+            let sessions = self.sessions.of_watcher(number).into_iter();
+            let doubtful: Vec<_> = sessions.filter_map(|key| Some((key.number, self.sessions.get(key)?.clone()))).collect();
+            if !doubtful.is_empty() {
+                self.send(number, Message::Judge(doubtful));
+            }
+        }
+        self.settle(at.revision, 0);
+    }
+
+    /// Up to where nobody who watches is waited for; `None` if for nothing at all.
+    pub(super) fn settled(&self) -> Option<Revision> {
+        self.open.values().next().map(|first| first.settled)
+    }
+
+    /// A watcher that has come back says on its new stream what it closes.
+    pub(super) fn rename_silent(&mut self, before: u64, after: u64) {
+        for open in self.open.values_mut() {
+            if let Some(name) = open.silent.remove(&before) {
+                open.silent.insert(after, name);
+            }
+        }
+    }
+
+    /// A watcher has come back on another stream. What it had applied by then, it has acknowledged; what it is told once more, the new stream waits for. If it begins
+    /// empty, the old one is waited for until its lease is over.
+    pub(super) fn come_back(&mut self, mut departed: Departed, applied: Revision, starts_empty: bool, now: BootTime) {
+        for key in self.sessions.of_watcher(departed.number) {
+            self.sessions.close(key);
+        }
+        if starts_empty {
+            self.departed.push(departed);
+            return;
+        }
+        let number = departed.number;
+        let (has_applied, is_told_again): (Vec<_>, Vec<_>) =
+            departed.told.surrender().into_iter().partition(|revision| *revision <= applied);
+        // How many sessions it had closed for them, it does not say any more.
+        self.is_settled_by(number, &has_applied, None, now);
+        self.is_settled_by(number, &is_told_again, None, now);
+    }
+
+    /// Tells one watcher of a change, and notes that it is waited for: as long as the lease that it had before, or a moment for its sessions.
+    pub(super) fn tell_one(&mut self, number: u64, revision: Revision, now: BootTime, has_sessions: bool, message: Message) {
+        let Some(watcher) = self.connected.get_mut(&number) else {
+            return;
+        };
+        let at_least = if has_sessions { now + SESSIONS_WAIT } else { now };
+        watcher.told.tell(revision, at_least);
+        if watcher.told.unacknowledged() > QUEUE {
+            self.cut_off(number, CutOff::TooSlow);
+        }
+        if let Some(open) = self.open.get_mut(&revision) {
+            open.waited_for += 1;
+        }
+        self.send(number, message);
+    }
+
+    fn send(&mut self, number: u64, message: Message) {
+        if self.connected.contains_key(&number) {
+            self.actions.push_back(Action::Send { watcher: number, message });
+        }
+    }
+
+    fn cut_off(&mut self, number: u64, why: CutOff) {
+        if self.connected.contains_key(&number) {
+            self.actions.push_back(Action::CutOff { watcher: number, why });
+            self.depart(number);
+        }
+    }
+
+    fn depart(&mut self, number: u64) {
+        if let Some(Watcher { name, id, told, observes, .. }) = self.connected.remove(&number) {
+            self.observers -= usize::from(observes);
+            self.departed.push(Departed { number, id, name, told });
+        }
+    }
+
+    /// Changes that a watcher has acknowledged, with the sessions that each closed (`said`), or that it is not waited for any more.
+    pub(super) fn is_settled_by(&mut self, number: u64, revisions: &[Revision], said: Option<&[(Revision, u32)]>, now: BootTime) {
+        for revision in revisions {
+            let Some(open) = self.open.get_mut(revision) else {
+                continue;
+            };
+            if let Some(closed) = said {
+                open.silent.remove(&number);
+                let closed = closed.iter().filter(|(of, _)| of == revision).map(|(_, closed)| *closed);
+                let closed = closed.fold(0, u32::saturating_add);
+                open.closed = open.closed.saturating_add(closed);
+                let took = now - open.applied;
+                if let Some(watcher) = self.connected.get(&number) {
+                    let name = watcher.name.clone();
+                    self.observed(&Acknowledged { revision: *revision, name, is_replica: false, took, closed });
+                }
+            }
+            self.settle(*revision, 1);
+        }
+    }
+
+    /// `by` fewer are waited for; with nobody left the change has gone through.
+    pub(super) fn settle(&mut self, revision: Revision, by: usize) {
+        let Some(open) = self.open.get_mut(&revision) else {
+            return;
+        };
+        open.waited_for = open.waited_for.saturating_sub(by);
+        if open.waited_for == 0
+            && let Some(open) = self.open.remove(&revision)
+            && (open.closed > 0 || !open.silent.is_empty())
+        {
+            self.closings.push(Closing { revision, closed: open.closed, silent: open.silent.into_values().collect() });
+        }
+    }
+
+    /// Goes on without those whose lease has run out.
+    pub(super) fn expire(&mut self, now: BootTime) {
+        let mut expired: Vec<(u64, Vec<Revision>)> = vec![];
+        for (number, watcher) in &mut self.connected {
+            expired.push((*number, watcher.told.expire(now)));
+        }
+        for departed in &mut self.departed {
+            expired.push((departed.number, departed.told.expire(now)));
+        }
+        for (number, revisions) in expired {
+            self.is_settled_by(number, &revisions, None, now);
+        }
+        let over =
+            self.departed.extract_if(.., |departed| !departed.told.has_lease(now) && departed.told.next_expiry().is_none());
+        for departed in over.collect::<Vec<_>>() {
+            for key in self.sessions.of_watcher(departed.number) {
+                self.sessions.close(key);
+            }
+        }
+    }
+
+    /// The changes after one, up to another, and when they were applied here: of the newest.
+    pub(super) fn applied_between(&self, after: Revision, up_to: Revision) -> Vec<(Revision, BootTime)> {
+        self.applied.iter().filter(|(revision, _)| *revision > after && *revision <= up_to).copied().collect()
+    }
+
+    pub(super) fn observed(&mut self, message: &Acknowledged) {
+        if self.observers == 0 {
+            return;
+        }
+        let observers: Vec<u64> = self.connected.iter().filter(|(_, it)| it.observes).map(|(number, _)| *number).collect();
+        for number in observers {
+            self.send(number, Message::Acknowledged(message.clone()));
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Floor 2: the history of logins, written behind: counted in memory, added to the store once a second. A crash loses a second of it; a store that is away, what does
+//! not fit until it is back. A login never waits for it.
+
+use std::{
+    fmt,
+    net::IpAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use hashbrown::{HashMap, hash_map::EntryRef};
+use tracing::warn;
+
+use crate::store::Store;
+use latchkey_core::model::{
+    clock::Timestamp,
+    event::{LoginCount, LoginKey},
+    id::MailboxId,
+    protocol::Protocol,
+    verdict::Verdict,
+};
+
+const SHARDS: usize = 32;
+/// Different logins (by [`LoginKey`]) kept for the next write, in all; what is more is dropped, and counted.
+const MAX_PENDING: usize = 1 << 18;
+/// Written in one transaction.
+const BATCH: usize = 2_000;
+pub const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
+
+type Pending = HashMap<LoginKey, Counted>;
+
+/// See the module.
+pub struct LoginHistory {
+    shards: Box<[Mutex<Pending>]>,
+    dropped: AtomicU64,
+}
+
+/// A login as the history sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Noted<'a> {
+    pub mailbox_id: MailboxId,
+    pub protocol: Protocol,
+    pub client_ip: Option<IpAddr>,
+    pub frontend: &'a str,
+    pub verdict: &'a Verdict,
+    pub time: Timestamp,
+}
+
+struct Counted {
+    last_client_ip: Option<IpAddr>,
+    frontend: Box<str>,
+    count: u64,
+    first_time: Timestamp,
+    last_time: Timestamp,
+}
+
+impl LoginHistory {
+    #[expect(clippy::new_without_default, reason = "one a process; it is not a plain value")]
+    pub fn new() -> Self {
+        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), dropped: AtomicU64::new(0) }
+    }
+
+    /// Counts a login. On every login's way: a short lock, and no allocation once its like was counted in this second.
+    pub fn note(&self, noted: Noted<'_>) {
+        let device_id = noted.verdict.password.map(|password| password.device_id);
+        let key = LoginKey {
+            mailbox_id: noted.mailbox_id,
+            device_id,
+            reason: noted.verdict.reason,
+            protocol: noted.protocol,
+            // Wrong guesses come from everywhere: one count for all.
+            client_ip: device_id.and(noted.client_ip),
+            hour: noted.time.unix_seconds().div_euclid(3_600),
+        };
+        let shard = usize::from(device_id.map_or(noted.mailbox_id.0, |id| id.0).as_bytes()[15]) % SHARDS;
+        let mut pending = self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner);
+        let full = pending.len() >= MAX_PENDING / SHARDS;
+        match pending.entry_ref(&key) {
+            EntryRef::Occupied(mut counted) => {
+                let counted = counted.get_mut();
+                counted.count += 1;
+                counted.last_time = noted.time;
+                counted.last_client_ip = noted.client_ip;
+                if &*counted.frontend != noted.frontend {
+                    counted.frontend = noted.frontend.into();
+                }
+            }
+            EntryRef::Vacant(_) if full => {
+                self.dropped.fetch_add(1, Ordering::Relaxed);
+            }
+            EntryRef::Vacant(free) => {
+                free.insert(Counted {
+                    last_client_ip: noted.client_ip,
+                    frontend: noted.frontend.into(),
+                    count: 1,
+                    first_time: noted.time,
+                    last_time: noted.time,
+                });
+            }
+        }
+    }
+
+    /// Logins that went uncounted, since the start.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Writes what has come together. What the store does not take is put back.
+    pub async fn flush(&self, store: &dyn Store) {
+        for shard in &self.shards {
+            let taken = std::mem::take(&mut *shard.lock().unwrap_or_else(PoisonError::into_inner));
+            let logins: Vec<_> = taken.into_iter().map(|(key, counted)| counted.into_login(key)).collect();
+            for batch in logins.chunks(BATCH) {
+                if let Err(error) = store.add_logins(batch).await {
+                    warn!(%error, logins = batch.len(), "the history of logins was not written; it is tried again");
+                    put_back(shard, batch, &self.dropped);
+                }
+            }
+        }
+    }
+
+    /// Writes for ever, once a second.
+    pub async fn run(self: Arc<Self>, store: Arc<dyn Store>) {
+        loop {
+            tokio::time::sleep(FLUSH_INTERVAL).await;
+            self.flush(&*store).await;
+        }
+    }
+}
+
+impl Counted {
+    fn into_login(self, key: LoginKey) -> LoginCount {
+        let Self { last_client_ip, frontend, count, first_time, last_time } = self;
+        LoginCount { key, last_client_ip, frontend, count, first_time, last_time }
+    }
+}
+
+fn put_back(shard: &Mutex<Pending>, logins: &[LoginCount], dropped: &AtomicU64) {
+    let mut pending = shard.lock().unwrap_or_else(PoisonError::into_inner);
+    for login in logins {
+        if let Some(counted) = pending.get_mut(&login.key) {
+            counted.count += login.count;
+            counted.first_time = counted.first_time.min(login.first_time);
+        } else if pending.len() >= MAX_PENDING / SHARDS {
+            dropped.fetch_add(login.count, Ordering::Relaxed);
+        } else {
+            let LoginCount { key, last_client_ip, frontend, count, first_time, last_time } = login.clone();
+            pending.insert(key, Counted { last_client_ip, frontend, count, first_time, last_time });
+        }
+    }
+}
+
+impl fmt::Debug for LoginHistory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoginHistory").field("dropped", &self.dropped()).finish_non_exhaustive()
+    }
+}

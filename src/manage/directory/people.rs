@@ -1,0 +1,201 @@
+//! Members, their roles, and rights. Whoever loses access loses their devices.
+
+use super::Directory;
+use crate::{
+    manage::{
+        Refusal, Thing,
+        authorize::{self, missing},
+        mutation::{Change, Revocation},
+        retried,
+    },
+    replication::confirmation::Awaited,
+    store::{Mode, Transaction, UserPlace},
+};
+use latchkey_core::model::{
+    address::{Address, MailboxKey},
+    caller::Requester,
+    change::Scope,
+    directory::{Member, Right},
+    id::{MailServiceId, OrganizationId, UserId},
+};
+
+impl Directory {
+    /// Makes or replaces a member. A role that no longer gives access where it did disconnects the person's devices there; a suspension denies them until it is lifted.
+    pub async fn put_member(&self, who: &Requester, member: &Member) -> Result<Revocation, Refusal> {
+        let ended = retried(|| async move {
+            let mut tx = self.store.begin("put_member", Mode::Write).await?;
+            authorize::organization(&mut *tx, who, &member.organization_id).await?;
+            tx.lock_organization(&member.organization_id).await?;
+            let before = tx.standing(&member.user, &member.organization_id, None).await?;
+            tx.put_member(member).await?;
+            let after = tx.standing(&member.user, &member.organization_id, None).await?;
+            let mut change = Change::new(who, self.clock.wall());
+            let place = UserPlace::Organization(member.organization_id.clone());
+            // Access by role is lost; where a right of theirs still gives it, their devices stay.
+            let mut concerned = vec![];
+            // A suspension neither takes a role nor gives one.
+            if before.has_administrating_role() && !after.has_administrating_role() {
+                concerned =
+                    self.disconnect_where_access_is_lost(&mut change, &mut *tx, &member.user, &member.organization_id).await?;
+            }
+            if before.suspended != after.suspended {
+                // A device that becomes theirs meanwhile is either seen here, or its own change comes after ours.
+                tx.lock_log().await?;
+                concerned.extend(mailboxes_of(&mut *tx, &member.user, &place).await?.iter().map(Address::key));
+            }
+            commit_if_any(change, tx, Scope::Mailboxes(concerned)).await
+        })
+        .await;
+        self.settle(ended).await
+    }
+
+    pub async fn member(&self, who: &Requester, organization: &OrganizationId, user: &UserId) -> Result<Member, Refusal> {
+        let mut tx = self.store.begin("get_member", Mode::Read).await?;
+        authorize::organization(&mut *tx, who, organization).await?;
+        tx.member(organization, user).await?.ok_or(Refusal::NotFound(Thing::Member))
+    }
+
+    pub async fn members(
+        &self,
+        who: &Requester,
+        organization: &OrganizationId,
+        after: Option<&UserId>,
+        limit: usize,
+    ) -> Result<Vec<Member>, Refusal> {
+        let mut tx = self.store.begin("list_members", Mode::Read).await?;
+        authorize::organization(&mut *tx, who, organization).await?;
+        Ok(tx.members(organization, after, limit).await?)
+    }
+
+    /// Takes the person's rights in the organization, and disconnects their devices on all its mail services.
+    pub async fn delete_member(
+        &self,
+        who: &Requester,
+        organization: &OrganizationId,
+        user: &UserId,
+    ) -> Result<Revocation, Refusal> {
+        let ended = retried(|| async move {
+            let mut tx = self.store.begin("delete_member", Mode::Write).await?;
+            authorize::organization(&mut *tx, who, organization).await?;
+            if !tx.delete_member(organization, user).await? {
+                return Err(Refusal::NotFound(Thing::Member));
+            }
+            tx.delete_rights(organization, user).await?;
+            let mut change = Change::new(who, self.clock.wall());
+            let place = UserPlace::Organization(organization.clone());
+            let scope = change.disconnect_user(&mut *tx, user, &place, &format!("{user} left the organization")).await?;
+            commit_if_any(change, tx, scope).await
+        })
+        .await;
+        self.settle(ended).await
+    }
+
+    pub async fn put_right(&self, who: &Requester, right: &Right) -> Result<(), Refusal> {
+        retried(|| async move {
+            let mut tx = self.store.begin("put_right", Mode::Write).await?;
+            self.administered_service(&mut *tx, who, &right.mail_service_id).await?;
+            tx.put_right(right).await?;
+            Ok(tx.commit().await?)
+        })
+        .await
+    }
+
+    pub async fn right(&self, who: &Requester, right: &Right) -> Result<Right, Refusal> {
+        let mut tx = self.store.begin("get_right", Mode::Read).await?;
+        self.administered_service(&mut *tx, who, &right.mail_service_id).await?;
+        tx.right(&right.mail_service_id, &right.user).await?.ok_or(Refusal::NotFound(Thing::Right))
+    }
+
+    pub async fn rights(
+        &self,
+        who: &Requester,
+        service: &MailServiceId,
+        after: Option<&UserId>,
+        limit: usize,
+    ) -> Result<Vec<Right>, Refusal> {
+        let mut tx = self.store.begin("list_rights", Mode::Read).await?;
+        self.administered_service(&mut *tx, who, service).await?;
+        Ok(tx.rights(service, after, limit).await?)
+    }
+
+    /// Disconnects the user's devices on the mail service, unless a role of theirs still gives access.
+    pub async fn delete_right(&self, who: &Requester, right: &Right) -> Result<Revocation, Refusal> {
+        let ended = retried(|| async move {
+            let mut tx = self.store.begin("delete_right", Mode::Write).await?;
+            let organization = self.administered_service(&mut *tx, who, &right.mail_service_id).await?;
+            if !tx.delete_right(right).await? {
+                return Err(Refusal::NotFound(Thing::Right));
+            }
+            let mut change = Change::new(who, self.clock.wall());
+            if tx.standing(&right.user, &organization, Some(&right.mail_service_id)).await?.manages() {
+                tx.commit().await?;
+                return Ok(None);
+            }
+            let place = UserPlace::Service(right.mail_service_id.clone());
+            let why = format!("{} lost the right to {}", right.user, right.mail_service_id);
+            let scope = change.disconnect_user(&mut *tx, &right.user, &place, &why).await?;
+            commit_if_any(change, tx, scope).await
+        })
+        .await;
+        self.settle(ended).await
+    }
+
+    /// The mail service's organization, if the requester may act for the whole of it.
+    async fn administered_service(
+        &self,
+        tx: &mut dyn Transaction,
+        who: &Requester,
+        id: &MailServiceId,
+    ) -> Result<OrganizationId, Refusal> {
+        let Some(service) = tx.mail_service(id).await? else {
+            return Err(missing(who, Thing::MailService));
+        };
+        authorize::administers(tx, who, &service.organization_id).await?;
+        Ok(service.organization_id)
+    }
+
+    /// Disconnects a person's devices on those mail services of an organization that they have no right to manage.
+    async fn disconnect_where_access_is_lost(
+        &self,
+        change: &mut Change<'_>,
+        tx: &mut dyn Transaction,
+        user: &UserId,
+        organization: &OrganizationId,
+    ) -> Result<Vec<MailboxKey>, Refusal> {
+        let mut keys = Vec::new();
+        let mut after = None;
+        loop {
+            let page = tx.mail_services(organization, after.as_ref(), 1_000).await?;
+            let Some(last) = page.last() else {
+                return Ok(keys);
+            };
+            after = Some(last.mail_service_id.clone());
+            for service in &page {
+                if tx.right(&service.mail_service_id, user).await?.is_some() {
+                    continue;
+                }
+                let place = UserPlace::Service(service.mail_service_id.clone());
+                let scope = change.disconnect_user(tx, user, &place, &format!("{user} lost their role")).await?;
+                if let Scope::Mailboxes(concerned) = scope {
+                    keys.extend(concerned);
+                }
+            }
+        }
+    }
+}
+
+/// Commits with a row in the change log if any mailbox is concerned, else without.
+async fn commit_if_any(change: Change<'_>, tx: Box<dyn Transaction>, scope: Scope) -> Result<Option<(Awaited, usize)>, Refusal> {
+    if scope == Scope::Mailboxes(vec![]) {
+        tx.commit().await?;
+        return Ok(None);
+    }
+    let count = change.ended_devices();
+    Ok(Some((change.commit(tx, scope, None, None).await?, count)))
+}
+
+async fn mailboxes_of(tx: &mut dyn Transaction, user: &UserId, place: &UserPlace) -> Result<Vec<Address>, Refusal> {
+    let mut addresses: Vec<_> = tx.devices_of_user(user, place).await?.into_iter().map(|(address, _)| address).collect();
+    addresses.dedup();
+    Ok(addresses)
+}

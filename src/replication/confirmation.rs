@@ -1,0 +1,241 @@
+//! Waiting until a change holds everywhere: the second half of a revocation (DESIGN.md §6, point 4).
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::oneshot;
+use tracing::warn;
+
+use super::Feed;
+use crate::store::StoreError;
+use latchkey_core::confirmation::{Judged, Waiting};
+use latchkey_core::{
+    confirmation::Node,
+    model::{
+        change::{Position, Revision},
+        clock::{BootTime, Timestamp},
+        id::NodeId,
+        session::Closing,
+    },
+};
+
+/// How long to wait between looks at the others' rows: a part of what was waited so far, within these bounds. Many waits share one look.
+const LOOK_PART: u32 = 16;
+const LOOK: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(20)];
+
+/// How often rows are looked at that were waited for in vain: one that moves, and stays late, may do so for ever.
+const LAST_LOOKS: usize = 3;
+
+/// How long a revoking call waits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wait {
+    UntilEffective,
+    Not,
+}
+
+/// How far a change has come.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Confirmation {
+    /// Nothing anywhere answers from before it. With what became of the sessions.
+    Effective(ClosedSessions),
+    Pending {
+        unconfirmed: Vec<Unconfirmed>,
+        effective_by: Timestamp,
+    },
+}
+
+/// What a change did to sessions, at all watchers.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ClosedSessions {
+    pub closed: u32,
+    /// The watchers that did not say so, and the replicas whose watchers nobody could ask.
+    pub silent: Vec<String>,
+}
+
+impl ClosedSessions {
+    fn unknown() -> Self {
+        Self { closed: 0, silent: vec!["unknown: the database does not answer".to_owned()] }
+    }
+}
+
+/// The change that is waited for. In another history its number is another change's, or nobody's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Awaited {
+    pub revision: Revision,
+    /// `None`: of a change that was made before, as it stands in the log when the wait begins.
+    nonce: Option<i64>,
+}
+
+impl From<Position> for Awaited {
+    fn from(position: Position) -> Self {
+        Self { revision: position.revision, nonce: Some(position.nonce) }
+    }
+}
+
+impl From<Revision> for Awaited {
+    fn from(revision: Revision) -> Self {
+        Self { revision, nonce: None }
+    }
+}
+
+/// The database has gone back in time, and has the change no more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the database has lost this change: it has gone back in time; look at what is there, and do it again")]
+pub struct ChangeLost;
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unconfirmed {
+    pub node_id: Option<NodeId>,
+    pub name: String,
+}
+
+/// The rows of all processes, as they were last read: many waits share one reading.
+#[derive(Debug, Default)]
+pub(super) struct Rows(tokio::sync::Mutex<Option<Reading>>);
+
+#[derive(Debug)]
+struct Reading {
+    asked: BootTime,
+    /// `None`: the database did not answer.
+    rows: Option<Arc<[Node]>>,
+}
+
+impl Feed {
+    /// Waits until every process has acknowledged `revision`, has gone, or can hold no lease from before it any more. Must be called after its commit was
+    /// seen. Goes on by itself when the caller hangs up.
+    pub async fn confirm(self: &Arc<Self>, change: Awaited, wait: Wait) -> Result<Confirmation, ChangeLost> {
+        self.hint();
+        let revision = change.revision;
+        let mut waiting = Waiting::new(revision, self.clock.boot(), self.settings.lease);
+        let nonce = match change.nonce {
+            Some(nonce) => Some(nonce),
+            None => self.store.head(revision).await.ok().and_then(|head| head.applied_nonce),
+        };
+        let change = Awaited { revision, nonce };
+        if wait == Wait::Not {
+            return self.look(change, &mut waiting).await;
+        }
+        let feed = Arc::clone(self);
+        let committed = waiting.committed();
+        let (answer, answered) = oneshot::channel();
+        tokio::spawn(async move {
+            loop {
+                let state = feed.look(change, &mut waiting).await;
+                if !matches!(state, Ok(Confirmation::Pending { .. })) {
+                    // Whoever asked may have hung up.
+                    let _ = answer.send(state);
+                    return feed.remove_late(change, waiting).await;
+                }
+                let mut acknowledged = feed.acknowledged.subscribe();
+                let progress = acknowledged.wait_for(|acknowledged| *acknowledged >= revision);
+                if feed.acknowledged() < revision {
+                    // While we are late ourselves, what the others say changes nothing.
+                    let _ = tokio::time::timeout(LOOK[1], progress).await;
+                } else {
+                    let waited = feed.clock.boot() - committed;
+                    tokio::time::sleep((waited / LOOK_PART).clamp(LOOK[0], LOOK[1])).await;
+                }
+            }
+        });
+        // A panic in there is a bug; what it leaves us with is that nothing is known.
+        answered.await.unwrap_or_else(|_| Ok(self.unknown(&Waiting::new(revision, committed, self.settings.lease))))
+    }
+
+    /// Who was waited for in vain is waited for once: its row goes as soon as it was seen not to move for a whole lease, which it could not be seen yet.
+    async fn remove_late(&self, change: Awaited, mut waiting: Waiting) {
+        for _ in 0..LAST_LOOKS {
+            let Some(pause) = waiting.unsure(self.clock.boot()) else {
+                return;
+            };
+            tokio::time::sleep(pause).await;
+            // Answered is answered.
+            let _ = self.look(change, &mut waiting).await;
+        }
+    }
+
+    /// Removes rows of processes that are dead, which nobody happened to wait for. `before`: what an earlier look saw, when. For a loop that is slower than
+    /// the longest lease.
+    pub async fn remove_dead(&self, before: &mut Vec<Node>) -> Result<(), StoreError> {
+        let nodes = self.store.nodes().await?;
+        let own = self.node();
+        for node in nodes.iter().filter(|node| Some(node.node_id) != own) {
+            let has_moved = !before.iter().any(|seen| (seen.node_id, seen.renewals) == (node.node_id, node.renewals));
+            if !has_moved && self.store.remove_node(node.node_id, node.renewals).await? {
+                warn!(node = %node.node_id, name = node.name, "a process has not been heard of for a minute; its row was removed");
+            }
+        }
+        *before = nodes;
+        Ok(())
+    }
+
+    /// One look at who has acknowledged it.
+    async fn look(&self, change: Awaited, waiting: &mut Waiting) -> Result<Confirmation, ChangeLost> {
+        let Ok(nodes) = self.nodes().await else {
+            // Nobody can renew a lease either.
+            let is_over = waiting.left_unread(self.clock.boot()).is_zero();
+            return Ok(if is_over { Confirmation::Effective(ClosedSessions::unknown()) } else { self.unknown(waiting) });
+        };
+        // This process's own row, too: what it remembers having applied may be of a history that the change is not in.
+        let (own, now) = (self.node(), self.clock.boot());
+        let mut silent = vec![];
+        match waiting.judge(&nodes, now) {
+            Judged::Effective => (),
+            Judged::Late(late) => {
+                let late = late.into_iter().map(|node| Unconfirmed { node_id: Some(node.node_id), name: node.name });
+                return Ok(Confirmation::Pending { unconfirmed: late.collect(), effective_by: self.wall() + waiting.left(now) });
+            }
+            Judged::Over { unmoved } => {
+                // What their watchers had open nobody has told.
+                let late = nodes.iter().filter(|node| !node.lease.is_zero() && node.applied < change.revision);
+                silent.extend(late.map(|node| node.name.clone()));
+                for (node_id, renewals) in unmoved.into_iter().filter(|(node_id, _)| Some(*node_id) != own) {
+                    if let Ok(true) = self.store.remove_node(node_id, renewals).await {
+                        warn!(node = %node_id, "a process did not answer for a whole lease; its row was removed");
+                    }
+                }
+            }
+        }
+        // After the rows: then they were of a history that has the change.
+        match self.store.head(change.revision).await {
+            Ok(head) if head.revision < change.revision => return Err(ChangeLost),
+            Ok(head) if head.applied_nonce.zip(change.nonce).is_some_and(|(found, own)| found != own) => return Err(ChangeLost),
+            Ok(_) => (),
+            Err(_) => return Ok(self.unknown(waiting)),
+        }
+        let mut sessions = self.closed_sessions(change.revision).await;
+        sessions.silent.extend(silent);
+        Ok(Confirmation::Effective(sessions))
+    }
+
+    /// What the processes have written of it. Not told is not an error: the revocation is effective all the same.
+    async fn closed_sessions(&self, revision: Revision) -> ClosedSessions {
+        let Ok(closings) = self.store.closings(revision).await else {
+            return ClosedSessions::unknown();
+        };
+        ClosedSessions {
+            closed: closings.iter().map(|closing: &Closing| closing.closed).fold(0, u32::saturating_add),
+            silent: closings.into_iter().flat_map(|closing| closing.silent).collect(),
+        }
+    }
+
+    /// All rows, read after this call began.
+    pub(super) async fn nodes(&self) -> Result<Arc<[Node]>, StoreError> {
+        let wanted = self.clock.boot();
+        let mut last = self.rows.0.lock().await;
+        if let Some(Reading { asked, rows }) = &*last
+            && *asked > wanted
+        {
+            // A failure is shared, too: who asks a silent database one after the other waits for ever.
+            return rows.clone().ok_or_else(|| StoreError::Unavailable("the rows could not be read".to_owned()));
+        }
+        let asked = self.clock.boot();
+        let rows = self.store.nodes().await.map(Arc::<[Node]>::from);
+        *last = Some(Reading { asked, rows: rows.as_ref().ok().cloned() });
+        rows
+    }
+
+    fn unknown(&self, waiting: &Waiting) -> Confirmation {
+        let who = Unconfirmed { node_id: None, name: "unknown: the database does not answer".to_owned() };
+        let effective_by = self.wall() + waiting.left_unread(self.clock.boot());
+        Confirmation::Pending { unconfirmed: vec![who], effective_by }
+    }
+}

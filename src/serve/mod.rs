@@ -1,0 +1,244 @@
+//! `latchkey serve`: a replica, put together and run.
+
+mod demo;
+pub mod replica;
+mod settings;
+
+use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::{Context, bail};
+use tokio::net::TcpListener;
+use tracing::{debug, error, info, warn};
+
+pub(super) use self::settings::open_store_as_it_is;
+pub use self::settings::{Args, StoreSettings};
+use self::{replica::Replica, settings::open_store};
+use crate::cli::Exit;
+use crate::{
+    clock::SystemClock,
+    grpc::{
+        caller::CallerPolicy,
+        server::{self, Health, Services},
+    },
+    hashing::HashingPool,
+    lifecycle::{Drain, drain_on_signals, run_for_ever},
+    passwords::{
+        hash::Hasher,
+        pepper::{Pepper, PepperError},
+    },
+    replication::{Feed, Left},
+    store::{Retention, Store, StoreError},
+    telemetry::Telemetry,
+};
+use latchkey_core::model::clock::SharedClock;
+
+/// How often something past its time is forgotten.
+/// Longer than any lease is surely over: see [`Feed::remove_dead`].
+const TRIM_INTERVAL: Duration = Duration::from_secs(75);
+const LOG_KEPT: Duration = Duration::from_secs(3_600);
+const PASSWORDS_KEPT: Duration = Duration::from_secs(90 * 86_400);
+const PASSWORDS_PER_MAILBOX: usize = 20;
+const REQUESTS_KEPT: Duration = Duration::from_secs(86_400);
+const LOGINS_KEPT: Duration = Duration::from_secs(90 * 86_400);
+/// For leaving: who can't be told that this process has gone waits out its lease.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Runs a replica until it is told to stop.
+pub(super) fn run(args: &Args) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let outcome = runtime.context("the runtime can't be started").and_then(|runtime| {
+        let outcome = runtime.block_on(serve(args));
+        // What still runs is a call that outlived the drain.
+        runtime.shutdown_timeout(Duration::from_secs(1));
+        outcome
+    });
+    match outcome {
+        Ok(()) => Exit::Done.into(),
+        Err(problem) => {
+            eprintln!("error: {problem:#}");
+            Exit::Refused.into()
+        }
+    }
+}
+
+async fn serve(args: &Args) -> anyhow::Result<()> {
+    let clock = SystemClock::shared();
+    let telemetry = Telemetry::start(&args.telemetry(), Arc::clone(&clock))?;
+    log_panics_without_their_words();
+    let policy = caller_policy(args)?;
+    let server = args.server()?;
+    let drain = Drain::new();
+    let store = telemetry.observe(open_store(&args.store).await?);
+    let pepper = pepper(&args.store, &*store).await?;
+    let hasher = Hasher::new(&pepper, args.hash_cost()).context("--argon2-…")?;
+    let hashing = Arc::new(HashingPool::new(hasher, Arc::clone(&clock), args.hashing()));
+    let replica = Replica::assemble(Arc::clone(&store), &pepper, hashing, Arc::clone(&clock), args.replica());
+    let listener = TcpListener::bind(args.listen).await.with_context(|| {
+        format!("can't listen on {}: is another process there? Name another place with --listen", args.listen)
+    })?;
+    let address = listener.local_addr()?;
+
+    let signals = drain.clone();
+    run_for_ever("signals", async move {
+        if let Err(cause) = drain_on_signals(signals).await {
+            error!(%cause, "signals can't be received");
+        }
+    });
+    run_for_ever("feed", Arc::clone(&replica.feed).run());
+    run_for_ever("sessions", Arc::clone(&replica.feed).run_sessions());
+    run_for_ever("observation", Arc::clone(&replica.feed).run_observation());
+    run_for_ever("history", Arc::clone(&replica.history).run(Arc::clone(&store)));
+    run_for_ever("trim", trim(Arc::clone(&store), Arc::clone(&replica.feed), Arc::clone(&clock)));
+    telemetry.gauges(replica.readings());
+
+    let services = Services {
+        authorization: replica.authorization(&drain),
+        device_credentials: replica.device_credentials(),
+        directory: replica.directory(&drain),
+    };
+    let (routes, health) = server::routes(services, &policy).context("the contract can't be reflected")?;
+    health.set_ready(false).await;
+    run_for_ever("readiness", report_readiness(health.clone(), replica.feed.health(), drain.clone()));
+    let server = server::builder(&server, telemetry.rpc_layer())
+        .context("--tls-certificate, --tls-key or --tls-client-ca can't be used: they must be PEM, and belong together")?
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(server::incoming(listener), drained(drain.clone()));
+    tokio::select! {
+        served = server => served.context("the server failed")?,
+        Err(problem) = announce(args, &replica, address) => return Err(problem),
+        () = overdue(drain, args.drain_timeout) => warn!("some calls took longer than the drain's time and are cut off"),
+    }
+    stop(&replica).await;
+    telemetry.shutdown().await;
+    Ok(())
+}
+
+/// Says that logins are served, once they are.
+async fn announce(args: &Args, replica: &Replica, address: SocketAddr) -> anyhow::Result<()> {
+    replica.feed.health().wait_for(|synced| *synced).await.context("the change feed has ended")?;
+    if args.demo {
+        let program = std::env::args().next().unwrap_or_else(|| "latchkey".to_owned());
+        print!("{}", demo::prepare(&replica.directory, &replica.devices, &program, &address.to_string()).await?);
+    }
+    println!("Latchkey is ready on {address}");
+    info!(%address, store = replica.store.system(), "serving");
+    Ok(())
+}
+
+/// A panic's words may hold what was being handled: its place is enough.
+fn log_panics_without_their_words() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map_or_else(String::new, ToString::to_string);
+        error!(place, "a panic");
+    }));
+}
+
+/// Everyone on this machine, or those whom the callers file names.
+fn caller_policy(args: &Args) -> anyhow::Result<CallerPolicy> {
+    if let Some(file) = &args.callers_file {
+        let policy = CallerPolicy::load(file)?;
+        if policy.names_certificates() && args.tls_client_ca.is_none() {
+            bail!("the callers file {} names certificates, which nobody can show without --tls-client-ca", file.display());
+        }
+        if args.tls_certificate.is_none() && !is_local(args.listen) {
+            warn!("without --tls-certificate, passwords and tokens cross the network unencrypted");
+        }
+        return Ok(policy);
+    }
+    if !is_local(args.listen) {
+        bail!(
+            "--listen {} can be reached from other machines, and without --callers-file everyone who reaches it may do everything. \
+             Name the callers in a file (see the README, \"Who may call\"), or listen on 127.0.0.1",
+            args.listen
+        );
+    }
+    warn!("no --callers-file: everyone on this machine may do everything");
+    Ok(CallerPolicy::local())
+}
+
+fn is_local(address: SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}
+
+/// The pepper that the database was made with; a new one only for a database that has none.
+async fn pepper(settings: &StoreSettings, store: &dyn Store) -> anyhow::Result<Pepper> {
+    let file = settings.pepper_file();
+    let known = store.pepper_checks().await?;
+    let pepper = match Pepper::load(&file) {
+        Err(PepperError::Missing(_)) if known.is_empty() => {
+            if let Some(folder) = file.parent() {
+                std::fs::create_dir_all(folder).with_context(|| format!("can't make {}", folder.display()))?;
+            }
+            let pepper = Pepper::random();
+            pepper.create(&file)?;
+            info!(file = %file.display(), "made a new pepper: keep a copy of it apart from the database's backups");
+            pepper
+        }
+        loaded => loaded?,
+    };
+    for key in pepper.verify_against(&file, &known)? {
+        match store.add_pepper_check(key, pepper.check(key)).await {
+            Ok(()) => (),
+            // Another replica was faster: it has the same pepper, or this one has a wrong one.
+            Err(StoreError::Conflict(_)) => {
+                pepper.verify_against(&file, &store.pepper_checks().await?)?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(pepper)
+}
+
+async fn report_readiness(health: Health, mut synced: tokio::sync::watch::Receiver<bool>, drain: Drain) {
+    loop {
+        let is_ready = *synced.borrow_and_update() && !drain.has_started();
+        health.set_ready(is_ready).await;
+        if drain.has_started() {
+            return std::future::pending().await;
+        }
+        tokio::select! {
+            _ = synced.changed() => (),
+            () = drain.started() => (),
+        }
+    }
+}
+
+async fn trim(store: Arc<dyn Store>, feed: Arc<Feed>, clock: SharedClock) {
+    let mut nodes = vec![];
+    loop {
+        tokio::time::sleep(TRIM_INTERVAL).await;
+        if let Err(error) = feed.remove_dead(&mut nodes).await {
+            debug!(%error, "dead processes' rows were not looked for; it is tried again");
+        }
+        let limits = Retention::before(clock.wall(), LOG_KEPT, PASSWORDS_KEPT, PASSWORDS_PER_MAILBOX, REQUESTS_KEPT, LOGINS_KEPT);
+        if let Err(error) = store.trim(&limits).await {
+            warn!(%error, "what is past its time was not forgotten; it is tried again");
+        }
+    }
+}
+
+async fn drained(drain: Drain) {
+    drain.started().await;
+}
+
+async fn overdue(drain: Drain, timeout: Duration) {
+    drain.started().await;
+    tokio::time::sleep(timeout).await;
+}
+
+async fn stop(replica: &Replica) {
+    let left = tokio::time::timeout(LEAVE_TIMEOUT, async {
+        replica.history.flush(&*replica.store).await;
+        replica.feed.leave().await
+    });
+    match left.await {
+        Ok(Ok(Left::Gone)) => info!("stopped"),
+        Ok(Ok(Left::WatchersRemain)) => {
+            warn!(
+                "stopped, while watchers may still answer from their caches: revocations elsewhere wait out this process's lease once"
+            );
+        }
+        Ok(Err(error)) => warn!(%error, "stopped, without leaving: revocations elsewhere wait out this process's lease once"),
+        Err(_) => warn!("stopped, without leaving: revocations elsewhere wait out this process's lease once"),
+    }
+}

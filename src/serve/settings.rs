@@ -1,0 +1,218 @@
+//! The settings of `serve`, and of the commands that open the store themselves.
+
+use std::{fs, net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use clap::{ValueEnum, builder::BoolishValueParser};
+
+use super::replica::ReplicaSettings;
+use crate::{
+    config::duration,
+    grpc::server::{ServerSettings, TlsSettings},
+    hashing::HashingSettings,
+    passwords::hash::HashCost,
+    replication::{FeedSettings, Freshness},
+    store::{
+        Store,
+        postgres::{PostgresSettings, PostgresStore},
+        sqlite::SqliteStore,
+    },
+    telemetry::{LogFormat, TelemetrySettings},
+};
+use latchkey_core::lease;
+
+/// Run a replica: the gRPC services, on SQLite or on PostgreSQL
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Example:
+  latchkey serve --demo
+  latchkey serve --data-dir /var/lib/latchkey
+  latchkey serve --database-url postgres://latchkey@db1,db2/latchkey --listen 0.0.0.0:50051 \\
+    --callers-file /etc/latchkey/callers.toml --tls-certificate /etc/latchkey/server.pem --tls-key /etc/latchkey/server.key")]
+pub struct Args {
+    /// Where to listen. Other than on loopback it needs --callers-file
+    #[arg(long, value_name = "IP:PORT", env = "LATCHKEY_LISTEN", default_value = "127.0.0.1:50051")]
+    pub listen: SocketAddr,
+    #[command(flatten)]
+    pub store: StoreSettings,
+    /// For how long a process may answer from its cache after it has last heard from the database: how long a revocation waits at most
+    /// for one that is dead
+    #[arg(long, value_name = "DURATION", env = "LATCHKEY_LEASE", default_value = "10s", value_parser = duration(lease::SHORTEST..=lease::LONGEST))]
+    pub lease: Duration,
+    /// How logins know that the cache is still right: by the lease, or by asking the database for each (many share one question)
+    #[arg(long, env = "LATCHKEY_FRESHNESS", default_value = "lease")]
+    pub freshness: FreshnessArg,
+    /// Put an example in, and print lines to paste
+    #[arg(long, env = "LATCHKEY_DEMO", value_parser = BoolishValueParser::new())]
+    pub demo: bool,
+    /// What people call this process, in answers and logs [default: the host's name]
+    #[arg(long, value_name = "NAME", env = "LATCHKEY_NODE_NAME")]
+    pub node_name: Option<String>,
+    /// Who may call: a TOML file of names, roles and tokens or certificates
+    #[arg(long, value_name = "FILE", env = "LATCHKEY_CALLERS_FILE")]
+    pub callers_file: Option<PathBuf>,
+    /// The server's certificate chain, in PEM; with --tls-key
+    #[arg(long, value_name = "FILE", env = "LATCHKEY_TLS_CERTIFICATE", requires = "tls_key")]
+    pub tls_certificate: Option<PathBuf>,
+    /// The certificate's private key, in PEM
+    #[arg(long, value_name = "FILE", env = "LATCHKEY_TLS_KEY", requires = "tls_certificate")]
+    pub tls_key: Option<PathBuf>,
+    /// The CA that client certificates must come from, in PEM
+    #[arg(long, value_name = "FILE", env = "LATCHKEY_TLS_CLIENT_CA", requires = "tls_certificate")]
+    pub tls_client_ca: Option<PathBuf>,
+    /// Active devices that a mailbox may have
+    #[arg(long, value_name = "N", env = "LATCHKEY_MAX_DEVICES", default_value_t = 50, value_parser = at_most::<1, 1_000>)]
+    pub max_devices: usize,
+    /// When a denied login is answered, counted from its arrival
+    #[arg(long, value_name = "DURATION", env = "LATCHKEY_DENIAL_DELAY", default_value = "500ms",
+        value_parser = duration(Duration::ZERO..=Duration::from_secs(10)))]
+    pub denial_delay: Duration,
+    /// Mailboxes kept in memory, at most (about 200 bytes each)
+    #[arg(long, value_name = "N", env = "LATCHKEY_CACHE_MAILBOXES", default_value_t = 4_000_000, value_parser = at_most::<1_000, 1_000_000_000>)]
+    pub cache_mailboxes: usize,
+    /// Proofs of chosen and generic passwords kept in memory, at most (about 30 bytes each)
+    #[arg(long, value_name = "N", env = "LATCHKEY_CACHE_PROOFS", default_value_t = 4_000_000, value_parser = at_most::<1_000, 1_000_000_000>)]
+    pub cache_proofs: usize,
+    /// Memory of one argon2 hash, in KiB. Raised, it holds for each password from its next login on
+    #[arg(long, value_name = "KIB", env = "LATCHKEY_ARGON2_MEMORY_KIB", default_value_t = 19_456)]
+    pub argon2_memory_kib: u32,
+    /// Passes of one argon2 hash
+    #[arg(long, value_name = "N", env = "LATCHKEY_ARGON2_PASSES", default_value_t = 2)]
+    pub argon2_passes: u32,
+    /// Lanes of one argon2 hash
+    #[arg(long, value_name = "N", env = "LATCHKEY_ARGON2_LANES", default_value_t = 1)]
+    pub argon2_lanes: u32,
+    /// Threads that hash [default: one a core]
+    #[arg(long, value_name = "N", env = "LATCHKEY_HASHING_THREADS")]
+    pub hashing_threads: Option<NonZeroUsize>,
+    /// Passwords that may wait to be hashed; more are told to try later
+    #[arg(long, value_name = "N", env = "LATCHKEY_HASHING_QUEUE", default_value_t = 1_024, value_parser = at_most::<1, 1_000_000>)]
+    pub hashing_queue: usize,
+    /// How long one may wait
+    #[arg(long, value_name = "DURATION", env = "LATCHKEY_HASHING_DEADLINE", default_value = "2s",
+        value_parser = duration(Duration::from_millis(10)..=Duration::from_secs(60)))]
+    pub hashing_deadline: Duration,
+    /// Calls at a time, in all, streams not counted once they run; more are refused at once
+    #[arg(long, value_name = "N", env = "LATCHKEY_MAX_CALLS", default_value_t = 65_536, value_parser = at_most::<1, 10_000_000>)]
+    pub max_calls: usize,
+    /// Calls at a time on one connection
+    #[arg(long, value_name = "N", env = "LATCHKEY_MAX_STREAMS", default_value_t = 10_000)]
+    pub max_streams: u32,
+    /// How long a call may take that says no deadline of its own. Longer than the longest lease, which a revocation may have to wait for
+    #[arg(long, value_name = "DURATION", env = "LATCHKEY_CALL_TIMEOUT", default_value = "90s",
+        value_parser = duration(Duration::from_secs(1)..=Duration::from_secs(3_600)))]
+    pub call_timeout: Duration,
+    /// How long what is under way may take when the server is told to stop
+    #[arg(long, value_name = "DURATION", env = "LATCHKEY_DRAIN_TIMEOUT", default_value = "30s",
+        value_parser = duration(Duration::ZERO..=Duration::from_secs(3_600)))]
+    pub drain_timeout: Duration,
+    /// What to log: a level, or directives like `info,latchkey::feed=debug`
+    #[arg(long, value_name = "FILTER", env = "LATCHKEY_LOG", default_value = "info")]
+    pub log: String,
+    /// How to log: for people on a terminal, as JSON elsewhere, or one of the two
+    #[arg(long, env = "LATCHKEY_LOG_FORMAT", default_value = "auto")]
+    pub log_format: LogFormat,
+}
+
+/// Where things are kept.
+#[derive(clap::Args, Debug)]
+pub struct StoreSettings {
+    /// The folder of the SQLite file and the pepper
+    #[arg(long, value_name = "FOLDER", env = "LATCHKEY_DATA_DIR", default_value = "./latchkey-data")]
+    pub data_dir: PathBuf,
+    /// PostgreSQL instead of SQLite: postgres://user:password@host/database?sslmode=verify-full
+    #[arg(long, value_name = "URL", env = "LATCHKEY_DATABASE_URL", hide_env_values = true)]
+    pub database_url: Option<String>,
+    /// The CA that PostgreSQL's certificate must come from, in PEM
+    #[arg(long, value_name = "FILE", env = "LATCHKEY_DATABASE_CA")]
+    pub database_ca: Option<PathBuf>,
+    /// Connections to PostgreSQL at a time
+    #[arg(long, value_name = "N", env = "LATCHKEY_DATABASE_CONNECTIONS", default_value_t = 16, value_parser = at_most::<2, 1_000>)]
+    pub database_connections: usize,
+    /// The pepper's file [default: `pepper` in the data directory]
+    #[arg(long, value_name = "FILE", env = "LATCHKEY_PEPPER_FILE")]
+    pub pepper_file: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum FreshnessArg {
+    /// By a lease: no round trip
+    Lease,
+    /// By asking the database: safe even where clocks stop
+    Read,
+}
+
+impl StoreSettings {
+    fn postgres(&self) -> Option<PostgresSettings> {
+        let url = self.database_url.clone()?;
+        Some(PostgresSettings { url, ca: self.database_ca.clone(), connections: self.database_connections })
+    }
+
+    pub fn pepper_file(&self) -> PathBuf {
+        self.pepper_file.clone().unwrap_or_else(|| self.data_dir.join("pepper"))
+    }
+}
+
+/// Opens the store that the settings name.
+pub(super) async fn open_store(settings: &StoreSettings) -> anyhow::Result<Arc<dyn Store>> {
+    Ok(match settings.postgres() {
+        None => Arc::new(SqliteStore::open(&settings.data_dir)?),
+        Some(postgres) => Arc::new(PostgresStore::open(&postgres).await?),
+    })
+}
+
+/// The same, for who only looks: nothing is made, and no schema changed.
+pub(crate) async fn open_store_as_it_is(settings: &StoreSettings) -> anyhow::Result<Arc<dyn Store>> {
+    Ok(match settings.postgres() {
+        None => Arc::new(SqliteStore::open_as_it_is(&settings.data_dir)?),
+        Some(postgres) => Arc::new(PostgresStore::open_as_it_is(&postgres).await?),
+    })
+}
+
+impl Args {
+    pub(super) fn telemetry(&self) -> TelemetrySettings {
+        TelemetrySettings { log: self.log.clone(), format: self.log_format }
+    }
+
+    pub(super) fn hash_cost(&self) -> HashCost {
+        HashCost { memory_kib: self.argon2_memory_kib, passes: self.argon2_passes, lanes: self.argon2_lanes }
+    }
+
+    pub(super) fn hashing(&self) -> HashingSettings {
+        HashingSettings { threads: self.hashing_threads, queue: self.hashing_queue, deadline: self.hashing_deadline }
+    }
+
+    pub(super) fn replica(&self) -> ReplicaSettings {
+        let freshness = match self.freshness {
+            FreshnessArg::Lease => Freshness::Lease,
+            FreshnessArg::Read => Freshness::Read,
+        };
+        let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+        ReplicaSettings {
+            feed: FeedSettings { lease: self.lease, freshness, node_name: self.node_name.clone().unwrap_or_else(host) },
+            cache_mailboxes: self.cache_mailboxes,
+            cache_memos: self.cache_proofs,
+            max_devices: self.max_devices,
+            denial_delay: self.denial_delay,
+        }
+    }
+
+    pub(super) fn server(&self) -> anyhow::Result<ServerSettings> {
+        let read = |file: &PathBuf| fs::read(file).with_context(|| format!("can't read {}", file.display()));
+        let tls = match (&self.tls_certificate, &self.tls_key) {
+            (Some(certificate), Some(key)) => Some(TlsSettings {
+                certificate: read(certificate)?,
+                key: read(key)?,
+                client_ca: self.tls_client_ca.as_ref().map(read).transpose()?,
+            }),
+            _ => None,
+        };
+        let Self { max_streams, max_calls, call_timeout, .. } = *self;
+        Ok(ServerSettings { tls, max_streams, max_calls, call_timeout })
+    }
+}
+
+/// A number within bounds, which the error names.
+fn at_most<const MIN: usize, const MAX: usize>(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|number| (MIN..=MAX).contains(number)).ok_or_else(|| format!("must be a number from {MIN} to {MAX}"))
+}

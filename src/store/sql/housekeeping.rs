@@ -1,0 +1,195 @@
+//! Processes, the log's head, upgrades of passwords, and what is forgotten in time.
+
+use std::time::Duration;
+
+use super::{
+    Columns, Row, Session, Value,
+    changes::append_change,
+    columns::{corrupt, size},
+};
+use crate::store::{NewChange, Result, Retention};
+use latchkey_core::{
+    confirmation::Node,
+    log::Head,
+    model::{
+        change::Revision,
+        device::{Generation, KeyId, PasswordHash, StoredPassword},
+        id::{DeviceId, NodeId},
+    },
+};
+
+/// Rows forgotten in one transaction, of each kind.
+pub(in crate::store) const TRIM_AT_ONCE: usize = 5_000;
+/// Rounds of one kind, so that a trim has an end; the next one goes on.
+pub(in crate::store) const TRIM_ROUNDS: usize = 100;
+
+pub(in crate::store) const JOIN: &str =
+    "/* join */ INSERT INTO node (node_id, name, lease_micros, applied, renewals) VALUES ($1, $2, $3, $4, $5)";
+pub(in crate::store) const LEAVE: &str = "/* leave */ DELETE FROM node WHERE node_id = $1";
+pub(in crate::store) const NODES: &str =
+    "/* nodes */ SELECT node_id, name, lease_micros, applied, renewals FROM node ORDER BY node_id";
+pub(in crate::store) const REMOVE_NODE: &str = "/* remove_node */ DELETE FROM node WHERE node_id = $1 AND renewals = $2";
+/// One statement, so that what it tells of the head is from after it was asked.
+///
+/// An acknowledgement counts in the history that it is of, and in no other: one that reaches a database which has gone back, and given the same revision to
+/// another change, must not be taken for that change's.
+pub(in crate::store) const SYNC: &str = "/* sync */ UPDATE node SET applied = $3, renewals = renewals + 1 \
+    WHERE node_id = $1 AND renewals = $2 AND (SELECT revision FROM change_head WHERE id = 1) >= $4 \
+    AND COALESCE((SELECT nonce FROM change_log WHERE revision = $4), $5) = $5 \
+    RETURNING (SELECT revision FROM change_head WHERE id = 1), \
+    (SELECT nonce FROM change_log WHERE revision = (SELECT revision FROM change_head WHERE id = 1)), \
+    (SELECT trimmed FROM change_head WHERE id = 1), (SELECT nonce FROM change_log WHERE revision = $4)";
+/// As [`SYNC`], but its commit waits for no disk and no standby.
+pub(in crate::store) const ACKNOWLEDGE: &str = "/* acknowledge */ UPDATE node SET applied = $3, renewals = renewals + 1 \
+    WHERE node_id = $1 AND renewals = $2 AND (SELECT revision FROM change_head WHERE id = 1) >= $4 \
+    AND COALESCE((SELECT nonce FROM change_log WHERE revision = $4), $5) = $5 \
+    AND (SELECT set_config('synchronous_commit', 'off', true)) IS NOT NULL RETURNING renewals";
+pub(in crate::store) const HEAD: &str = "/* head */ SELECT revision, \
+    (SELECT nonce FROM change_log WHERE revision = change_head.revision), trimmed, \
+    (SELECT nonce FROM change_log WHERE revision = $1) FROM change_head WHERE id = 1";
+pub(in crate::store) const PEPPER_CHECKS: &str = "/* pepper_checks */ SELECT key_id, check_value FROM pepper_key ORDER BY key_id";
+pub(in crate::store) const ADD_PEPPER_CHECK: &str =
+    "/* add_pepper_check */ INSERT INTO pepper_key (key_id, check_value) VALUES ($1, $2)";
+
+pub(in crate::store) fn join_parameters(node: &Node) -> [Value; 5] {
+    let lease = i64::try_from(node.lease.as_micros()).unwrap_or(i64::MAX);
+    let renewals = i64::try_from(node.renewals).unwrap_or(i64::MAX);
+    [node.node_id.into(), node.name.as_str().into(), lease.into(), node.applied.into(), renewals.into()]
+}
+
+pub(in crate::store) fn renewals(renewals: u64) -> Value {
+    Value::Int(i64::try_from(renewals).unwrap_or(i64::MAX))
+}
+
+pub(in crate::store) fn to_node(row: Row) -> Result<Node> {
+    let mut columns = Columns::of(row);
+    Ok(Node {
+        node_id: NodeId(columns.uuid()?),
+        name: columns.text()?,
+        lease: Duration::from_micros(columns.unsigned()?),
+        applied: columns.revision()?,
+        renewals: columns.unsigned()?,
+    })
+}
+
+/// `None` if no row was touched.
+pub(in crate::store) fn to_head(rows: Vec<Row>) -> Result<Option<Head>> {
+    let Some(row) = rows.into_iter().next() else {
+        return Ok(None);
+    };
+    let mut columns = Columns::of(row);
+    Ok(Some(Head {
+        revision: columns.revision()?,
+        nonce: columns.optional_int()?.unwrap_or(0),
+        trimmed: columns.revision()?,
+        applied_nonce: columns.optional_int()?,
+    }))
+}
+
+pub(in crate::store) fn to_pepper_check(row: Row) -> Result<(KeyId, [u8; 32])> {
+    let mut columns = Columns::of(row);
+    Ok((columns.key()?, columns.array()?))
+}
+
+/// In a transaction of its own: the better form, and the change that tells caches of it.
+pub(in crate::store) async fn upgrade_password(
+    s: &mut dyn Session,
+    (device_id, generation): (DeviceId, Generation),
+    before: Option<&PasswordHash>,
+    after: &StoredPassword,
+    change: &NewChange,
+) -> Result<Option<Revision>> {
+    // An absent hash before is a tag alone.
+    let sql = "/* upgrade_password */ UPDATE device SET tag = $3, key_id = $4, hash = $5 \
+               WHERE device_id = $1 AND generation = $2 AND state = 0 AND COALESCE(hash, '') = $6";
+    let before = before.map_or("", |hash| &hash.0);
+    let parameters = [
+        device_id.into(),
+        i64::from(generation).into(),
+        after.tag.into(),
+        after.key.into(),
+        after.hash.as_ref().map(|hash| hash.0.clone()).into(),
+        before.into(),
+    ];
+    if s.execute(sql, &parameters).await? == 0 {
+        return Ok(None);
+    }
+    let revision = append_change(s, change).await?;
+    s.commit().await?;
+    Ok(Some(revision))
+}
+
+/// What is forgotten, each kind in a transaction of its own: so the log's head is locked for a moment only, and one that fails holds up no other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::store) enum Trimmed {
+    Log,
+    PasswordsByAge,
+    PasswordsByCount,
+    Requests,
+    Logins,
+}
+
+impl Trimmed {
+    pub(in crate::store) const ALL: [Self; 5] =
+        [Self::Log, Self::PasswordsByAge, Self::PasswordsByCount, Self::Requests, Self::Logins];
+}
+
+/// Forgets some, in a transaction of its own: how many. As many as [`TRIM_AT_ONCE`]: there may be more.
+pub(in crate::store) async fn trim(s: &mut dyn Session, what: Trimmed, limits: &Retention) -> Result<u64> {
+    let (sql, parameters): (&'static str, [Value; 2]) = match what {
+        Trimmed::Log => {
+            let forgotten = trim_log(s, limits).await?;
+            s.commit().await?;
+            return Ok(forgotten);
+        }
+        Trimmed::PasswordsByAge => (
+            "/* trim */ UPDATE device SET state = 2, tag = NULL, hash = NULL WHERE (device_id, generation) IN \
+             (SELECT device_id, generation FROM device WHERE state = 1 AND end_time < $1 LIMIT $2)",
+            [limits.passwords_before.into(), size(TRIM_AT_ONCE)],
+        ),
+        Trimmed::PasswordsByCount => (
+            "/* trim */ UPDATE device SET state = 2, tag = NULL, hash = NULL WHERE (device_id, generation) IN \
+             (SELECT device_id, generation FROM (SELECT device_id, generation, \
+             row_number() OVER (PARTITION BY mailbox_id ORDER BY end_time DESC, device_id, generation) AS place \
+             FROM device WHERE state = 1) AS numbered WHERE place > $1 LIMIT $2)",
+            [size(limits.passwords_per_mailbox), size(TRIM_AT_ONCE)],
+        ),
+        Trimmed::Requests => (
+            "/* trim */ DELETE FROM request WHERE (caller, request_id) IN \
+             (SELECT caller, request_id FROM request WHERE time < $1 LIMIT $2)",
+            [limits.requests_before.into(), size(TRIM_AT_ONCE)],
+        ),
+        Trimmed::Logins => (
+            "/* trim */ DELETE FROM login_history WHERE (mailbox_id, device_id, reason, protocol, client_ip, hour) IN \
+             (SELECT mailbox_id, device_id, reason, protocol, client_ip, hour FROM login_history WHERE hour < $1 LIMIT $2)",
+            [limits.logins_before.unix_seconds().div_euclid(3_600).into(), size(TRIM_AT_ONCE)],
+        ),
+    };
+    let forgotten = s.execute(sql, &parameters).await?;
+    s.commit().await?;
+    Ok(forgotten)
+}
+
+/// The log's newest row always stays: it is what tells one history from another.
+async fn trim_log(s: &mut dyn Session, limits: &Retention) -> Result<u64> {
+    let sql = "/* trim */ SELECT max(revision) FROM (SELECT revision FROM change_log \
+               WHERE time < $1 AND revision < (SELECT revision FROM change_head WHERE id = 1) ORDER BY revision LIMIT $2) AS oldest";
+    let rows = s.query(sql, &[limits.changes_before.into(), size(TRIM_AT_ONCE)]).await?;
+    let last = rows.into_iter().next().map(|row| Columns::of(row).optional_int()).transpose()?.flatten();
+    let Some(last) = last else {
+        return Ok(0);
+    };
+    s.execute("/* trim */ UPDATE change_head SET trimmed = $1 WHERE id = 1 AND trimmed < $1", &[last.into()]).await?;
+    s.execute("/* trim */ DELETE FROM session_closing WHERE revision <= $1", &[last.into()]).await?;
+    s.execute("/* trim */ DELETE FROM change_log WHERE revision <= $1", &[last.into()]).await
+}
+
+/// A count or a text that a check answers.
+pub(in crate::store) fn first_text(rows: Vec<Row>) -> Result<String> {
+    match rows.into_iter().next().and_then(|row| row.into_iter().next()) {
+        Some(Value::Text(text)) => Ok(text),
+        Some(Value::Int(number)) => Ok(number.to_string()),
+        Some(Value::Bool(switch)) => Ok(if switch { "on" } else { "off" }.to_owned()),
+        _ => Err(corrupt("a text")),
+    }
+}
