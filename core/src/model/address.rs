@@ -150,4 +150,34 @@ mod tests {
             assert!(error.starts_with("address: ") && error.contains(bound), "{typed:?}: {error}");
         }
     }
+
+    /// RFC 5891 to 5893 and UTS 46, whatever Unicode tables stand under `idna`.
+    #[test]
+    fn an_internationalized_domain_follows_the_idna_rules() {
+        for (typed, normal) in [
+            ("a@faß.example", "a@xn--fa-hia.example"),
+            ("a@bu\u{308}cher.example", "a@xn--bcher-kva.example"),
+            ("a@ｂücher．example", "a@xn--bcher-kva.example"),
+            ("a@ΣΊΣΥΦΟΣ.example", "a@xn--kxa6akbbkh.example"),
+            ("a@мойдомен.рф", "a@xn--d1acklchcc.xn--p1ai"),
+            ("a@例え.テスト", "a@xn--r8jz45g.xn--zckzah"),
+            ("a@אבג1.example", "a@xn--1-zhcde.example"),
+            ("a@नी\u{94d}\u{200d}.example", "a@xn--l2b2cwb267n.example"),
+        ] {
+            assert_eq!(parsed(typed).as_deref(), Ok(normal), "{typed}");
+        }
+        for (wrong, rule) in [
+            ("a@אבגa.example", "a right-to-left label with a Latin letter (RFC 5893, rule 2)"),
+            ("a@אב1١.example", "European and Arabic digits in one label (RFC 5893, rule 4)"),
+            ("a@aב.example", "a left-to-right label with a Hebrew letter (RFC 5893, rule 5)"),
+            ("a@a\u{200d}b.example", "a zero width joiner without a virama (CONTEXTJ)"),
+            ("a@a\u{200c}b.example", "a zero width non-joiner between letters that do not join (CONTEXTJ)"),
+            ("a@\u{308}u.example", "a combining mark first"),
+            ("a@xn--bcher-kvb-.example", "bad Punycode"),
+            ("a@bü_cher.example", "an underscore"),
+            ("a@-bücher.example", "a hyphen first"),
+        ] {
+            assert!(parsed(wrong).is_err(), "{rule}: {wrong}");
+        }
+    }
 }
