@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::{
     cache::mailboxes::MailboxCache,
-    downstream::{Hello, Message, tests::Watch},
+    downstream::{Hello, Message, test_stream::Watch},
     lease::Lease,
     model::{
         change::{Position, Revision},

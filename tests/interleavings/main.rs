@@ -14,9 +14,24 @@ mod cache {
     pub mod mailboxes;
 }
 
-#[path = "../../core/src/downstream/mod.rs"]
-#[expect(unreachable_pub, dead_code, unused_imports, reason = "the library's own source, with its own tests")]
-mod downstream;
+#[path = "../../core/src/downstream"]
+#[expect(unreachable_pub, dead_code, reason = "the library's own source: what is public there is private here")]
+mod downstream {
+    pub mod delivery;
+    mod messages;
+    pub mod recent;
+    mod roster;
+    mod sessions;
+    pub mod test_stream;
+    mod watchers;
+
+    pub(crate) use latchkey_core::downstream::{MAX_SESSIONS, MAX_WATCHERS, QUEUE, SESSIONS_WAIT};
+
+    pub(crate) use self::{
+        messages::{Acknowledged, CutOff, Hello, Message, Opened, ProtocolError, Welcome},
+        watchers::{Outbox, Watchers},
+    };
+}
 
 #[path = "../../core/src/replica.rs"]
 #[expect(unreachable_pub, dead_code, reason = "the library's own source: what is public there is private here")]

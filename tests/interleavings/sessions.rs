@@ -6,7 +6,7 @@ use shuttle::{sync::Arc, thread};
 use uuid::Uuid;
 
 use crate::{
-    downstream::{Hello, Message, Opened, tests::Watch},
+    downstream::{Hello, Message, Opened, test_stream::Watch},
     explore::explore,
     mail_host::NAME,
     model::{

@@ -10,7 +10,9 @@ pub mod recent;
 mod roster;
 mod sessions;
 #[cfg(test)]
-pub(crate) mod tests;
+mod test_stream;
+#[cfg(test)]
+mod tests;
 mod watchers;
 
 use std::time::Duration;
@@ -28,4 +30,4 @@ pub const MAX_SESSIONS: usize = 200_000;
 /// Watchers connected at a time.
 pub const MAX_WATCHERS: usize = 10_000;
 /// How long a watcher without a lease is waited for if it has sessions to close.
-const SESSIONS_WAIT: Duration = Duration::from_secs(1);
+pub const SESSIONS_WAIT: Duration = Duration::from_secs(1);
