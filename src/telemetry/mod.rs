@@ -2,6 +2,7 @@
 
 mod database;
 mod export;
+mod outage;
 mod rpc;
 
 use std::{io::IsTerminal, sync::Arc, time::Duration};
@@ -46,8 +47,10 @@ pub enum TelemetryError {
     Export(String),
 }
 
-/// Libraries that log whole headers, a token among them, at their lower levels: `trace` for all is not meant for them. Who names one gets it.
-const QUIET: &str = "h2=warn,hyper=warn,tonic=warn,tower=warn,rustls=warn";
+/// What libraries log by default. Their lower levels print whole headers, a token among them, so `--log trace` does
+/// not reach them: name one to get it. The pool warns once for each connection that an outage breaks; the store logs
+/// the outage itself.
+const QUIET: &str = "h2=warn,hyper=warn,tonic=warn,tower=warn,rustls=warn,deadpool.postgres=error";
 
 /// What runs for logs and exports.
 pub struct Telemetry {
@@ -71,7 +74,7 @@ impl Telemetry {
         } else {
             log.json().flatten_event(true).init();
         }
-        let export = Export::from_environment().map_err(|error| TelemetryError::Export(error.to_string()))?;
+        let export = Export::from_environment(&clock).map_err(|error| TelemetryError::Export(error.to_string()))?;
         Ok(Self { export: export.map(Arc::new), clock })
     }
 

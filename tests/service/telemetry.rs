@@ -1,6 +1,6 @@
 //! OpenTelemetry, received by a real OTLP receiver over gRPC.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use latchkey::proto::Reason;
 use opentelemetry_proto::tonic::{
@@ -14,7 +14,9 @@ use opentelemetry_proto::tonic::{
             trace_service_server::{TraceService, TraceServiceServer},
         },
     },
+    common::v1::any_value::Value,
     metrics::v1::Metric,
+    resource::v1::Resource,
     trace::v1::{Span, span::SpanKind},
 };
 use tokio::{net::TcpListener, sync::mpsc};
@@ -35,12 +37,28 @@ const PATIENCE: Duration = Duration::from_secs(30);
 struct Receiver {
     spans: mpsc::UnboundedSender<Span>,
     metrics: mpsc::UnboundedSender<Metric>,
+    /// `service.instance.id` of each export.
+    instances: mpsc::UnboundedSender<(&'static str, Option<String>)>,
+}
+
+impl Receiver {
+    fn note_instance(&self, signal: &'static str, resource: Option<&Resource>) {
+        let attributes = resource.map(|resource| resource.attributes.as_slice()).unwrap_or_default();
+        let value = attributes.iter().find(|attribute| attribute.key == "service.instance.id").and_then(|id| id.value.as_ref());
+        let id = match value.and_then(|value| value.value.as_ref()) {
+            Some(Value::StringValue(id)) => Some(id.clone()),
+            _ => None,
+        };
+        let _ = self.instances.send((signal, id));
+    }
 }
 
 #[tonic::async_trait]
 impl TraceService for Receiver {
     async fn export(&self, request: Request<ExportTraceServiceRequest>) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        let scopes = request.into_inner().resource_spans.into_iter().flat_map(|resource| resource.scope_spans);
+        let resources = request.into_inner().resource_spans;
+        resources.iter().for_each(|spans| self.note_instance("traces", spans.resource.as_ref()));
+        let scopes = resources.into_iter().flat_map(|resource| resource.scope_spans);
         for span in scopes.flat_map(|scope| scope.spans) {
             let _ = self.spans.send(span);
         }
@@ -54,7 +72,9 @@ impl MetricsService for Receiver {
         &self,
         request: Request<ExportMetricsServiceRequest>,
     ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
-        let scopes = request.into_inner().resource_metrics.into_iter().flat_map(|resource| resource.scope_metrics);
+        let resources = request.into_inner().resource_metrics;
+        resources.iter().for_each(|metrics| self.note_instance("metrics", metrics.resource.as_ref()));
+        let scopes = resources.into_iter().flat_map(|resource| resource.scope_metrics);
         for metric in scopes.flat_map(|scope| scope.metrics) {
             let _ = self.metrics.send(metric);
         }
@@ -67,7 +87,8 @@ async fn spans_and_metrics_go_to_who_receives_them(store: StoreKind) {
     let (metrics, mut metrics_received) = mpsc::unbounded_channel();
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
-    let receiver = Receiver { spans, metrics };
+    let (instances, mut instances_received) = mpsc::unbounded_channel();
+    let receiver = Receiver { spans, metrics, instances };
     let serving = transport::Server::builder()
         .add_service(TraceServiceServer::new(receiver.clone()))
         .add_service(MetricsServiceServer::new(receiver))
@@ -114,4 +135,15 @@ async fn spans_and_metrics_go_to_who_receives_them(store: StoreKind) {
         }
     };
     tokio::time::timeout(PATIENCE, all).await.expect("all metrics");
+
+    // One id for all that this process sends, so that two replicas' series do not collide.
+    let mut ids = HashMap::new();
+    let both = async {
+        while ids.len() < 2 {
+            let (signal, id) = instances_received.recv().await.expect("the receiver runs");
+            ids.insert(signal, uuid::Uuid::parse_str(&id.expect("a service.instance.id")).expect("a UUID"));
+        }
+    };
+    tokio::time::timeout(PATIENCE, both).await.expect("both signals");
+    assert_eq!(ids["traces"], ids["metrics"]);
 }

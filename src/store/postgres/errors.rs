@@ -53,6 +53,10 @@ pub(super) fn store(error: &Error) -> StoreError {
             error!(error = words(error), "the database can't be written");
             StoreError::CannotWrite("the database's disk is full, or it may not be written".to_owned())
         }
+        SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN | SqlState::CANNOT_CONNECT_NOW => {
+            tell!(error = words(error), "the database is stopping or starting");
+            StoreError::Unavailable("the database is stopping or starting".to_owned())
+        }
         SqlState::QUERY_CANCELED => {
             warn!(error = words(error), "a statement took too long");
             StoreError::Unavailable("a statement took too long".to_owned())
