@@ -1,5 +1,13 @@
 //! Beside the stairs: how a process ends. The first signal drains it: what is under way is answered, streams end, then it stops. The second ends it at once.
 
+use std::os::{
+    linux::net::SocketAddrExt,
+    unix::{
+        ffi::OsStrExt,
+        net::{SocketAddr, UnixDatagram},
+    },
+};
+
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -35,6 +43,7 @@ pub async fn drain_on_signals(drain: Drain) -> std::io::Result<()> {
         _ = interrupt.recv() => (),
     }
     info!("draining: answering what is under way; a second signal ends this at once");
+    notify_service_manager("STOPPING=1");
     drain.start();
     tokio::select! {
         _ = terminate.recv() => (),
@@ -42,6 +51,22 @@ pub async fn drain_on_signals(drain: Drain) -> std::io::Result<()> {
     }
     info!("ended by a second signal");
     std::process::exit(130)
+}
+
+/// Tells systemd the state of this process, as sd_notify(3) does: `READY=1` or `STOPPING=1`. Does nothing without
+/// `NOTIFY_SOCKET`.
+pub fn notify_service_manager(state: &str) {
+    let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else {
+        return;
+    };
+    let address = match socket.as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name),
+        None => SocketAddr::from_pathname(&socket),
+    };
+    let sent = address.and_then(|address| UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address));
+    if let Err(cause) = sent {
+        error!(%cause, state, "cannot notify the service manager over NOTIFY_SOCKET");
+    }
 }
 
 /// Runs a task that must never end: if it does, by a panic too, the process stops, since half of it is worse than none.

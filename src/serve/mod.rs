@@ -21,7 +21,7 @@ use crate::{
         server::{self, Health, Services},
     },
     hashing::HashingPool,
-    lifecycle::{Drain, drain_on_signals, run_for_ever},
+    lifecycle::{Drain, drain_on_signals, notify_service_manager, run_for_ever},
     passwords::{
         hash::Hasher,
         pepper::{Pepper, PepperError},
@@ -122,6 +122,7 @@ async fn announce(args: &Args, replica: &Replica, address: SocketAddr) -> anyhow
     }
     println!("Latchkey is ready on {address}");
     info!(%address, store = replica.store.system(), "serving");
+    notify_service_manager("READY=1");
     Ok(())
 }
 

@@ -14,6 +14,7 @@ mod passwords;
 mod readme;
 mod rights;
 mod server;
+mod service_manager;
 #[path = "../support/mod.rs"]
 mod support;
 mod telemetry;
