@@ -42,7 +42,6 @@ impl Throttle {
     pub fn wait(&self, source: Option<IpAddr>, mailbox: MailboxKey, now: BootTime) -> Option<Duration> {
         let wait = self
             .sources(source, mailbox)
-            .into_iter()
             .map(|(cell, rate)| {
                 let paid_off = BootTime(cell.load(Ordering::Relaxed));
                 (paid_off - now).saturating_sub(rate.interval * (rate.burst - 1))
@@ -55,7 +54,9 @@ impl Throttle {
     pub fn count(&self, source: Option<IpAddr>, mailbox: Option<MailboxKey>, now: BootTime) {
         let network = source.map(network);
         let at_mailbox = mailbox.map(|mailbox| (self.cell(&(network, Some(mailbox))), AT_ONE_MAILBOX));
-        for (cell, rate) in at_mailbox.into_iter().chain([(self.cell(&(network, None)), AT_ALL)]) {
+        // Without an address all such callers would share one count, and one of them could spend it for all.
+        let at_all = network.map(|network| (self.cell(&(Some(network), None)), AT_ALL));
+        for (cell, rate) in at_mailbox.into_iter().chain(at_all) {
             let debt_limit = now + rate.interval * (rate.burst * 2);
             // Relaxed is enough: a count lost to a race is one more guess.
             let _ = cell.try_update(Ordering::Relaxed, Ordering::Relaxed, |paid_off| {
@@ -64,9 +65,11 @@ impl Throttle {
         }
     }
 
-    fn sources(&self, source: Option<IpAddr>, mailbox: MailboxKey) -> [(&AtomicU64, Rate); 2] {
+    fn sources(&self, source: Option<IpAddr>, mailbox: MailboxKey) -> impl Iterator<Item = (&AtomicU64, Rate)> {
         let network = source.map(network);
-        [(self.cell(&(network, Some(mailbox))), AT_ONE_MAILBOX), (self.cell(&(network, None::<MailboxKey>)), AT_ALL)]
+        let at_mailbox = (self.cell(&(network, Some(mailbox))), AT_ONE_MAILBOX);
+        let at_all = network.map(|network| (self.cell(&(Some(network), None)), AT_ALL));
+        [at_mailbox].into_iter().chain(at_all)
     }
 
     fn cell(&self, key: &(Option<u128>, Option<MailboxKey>)) -> &AtomicU64 {
@@ -113,6 +116,21 @@ mod tests {
         assert_eq!(throttle.wait(ip("192.0.2.1"), MAILBOX, now + wait), None, "as long as said, and no longer");
         assert_eq!(throttle.wait(ip("192.0.2.2"), MAILBOX, now), None, "another source");
         assert_eq!(throttle.wait(ip("192.0.2.1"), OTHER, now), None, "another mailbox");
+    }
+
+    #[test]
+    fn without_an_address_only_the_mailbox_counts() {
+        let throttle = Throttle::new();
+        let now = BootTime(1_000_000_000_000);
+        for mailbox in 0..=u8::MAX {
+            throttle.count(None, Some(MailboxKey([mailbox; 16])), now);
+            throttle.count(None, None, now);
+        }
+        assert_eq!(throttle.wait(None, MailboxKey([9; 16]), now), None, "other mailboxes' guesses are not its own");
+        for _ in 0..AT_ONE_MAILBOX.burst {
+            throttle.count(None, Some(MAILBOX), now);
+        }
+        assert!(throttle.wait(None, MAILBOX, now).is_some(), "its own are");
     }
 
     #[test]

@@ -249,7 +249,7 @@ impl directory_server::Directory for DirectoryService {
             let (mailbox, revocation) = self.directory.put_mailbox(&who, &address, &service, generic.as_ref()).await?;
             Ok(proto::PutMailboxResponse {
                 mailbox: Some(convert::mailbox(&mailbox)),
-                revocation: Some(convert::revocation(&revocation)),
+                revocation: revocation.as_ref().map(convert::revocation),
             })
         };
         answer(run.await)

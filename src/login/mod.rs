@@ -82,11 +82,26 @@ impl Login {
             return Ok(verdict);
         }
         let arrived = self.clock.boot();
-        let verdict = self.judge(attempt, arrived).await?;
+        let (verdict, entry) = self.judge(attempt, arrived).await?;
+        if verdict.is_allowed() {
+            return Ok(verdict);
+        }
+        self.wait_for_denial(arrived).await;
+        // CreateDevice and PutMailbox answer at once. What they made, this process may have learned just after
+        // the password was found to be nobody's.
+        let is_nobodys = matches!(verdict.reason, Reason::WrongPassword | Reason::UnknownAddress);
+        if !is_nobodys || entry.is_current() || self.feed.applied() == verdict.revision {
+            return Ok(verdict);
+        }
+        let (verdict, _) = self.judge(attempt, arrived).await?;
         if !verdict.is_allowed() {
-            tokio::time::sleep(time_to_denial(self.clock.boot() - arrived, self.denial_delay)).await;
+            self.wait_for_denial(arrived).await;
         }
         Ok(verdict)
+    }
+
+    async fn wait_for_denial(&self, arrived: BootTime) {
+        tokio::time::sleep(time_to_denial(self.clock.boot() - arrived, self.denial_delay)).await;
     }
 
     /// A login that can be allowed at once, from memory: without I/O, argon2 or waiting. Counts it.
@@ -133,7 +148,8 @@ impl Login {
         Err(NoAnswer::TooManyChanges)
     }
 
-    async fn judge(self: &Arc<Self>, attempt: &Attempt, arrived: BootTime) -> Result<Verdict, NoAnswer> {
+    /// The verdict, and the record that it was judged by.
+    async fn judge(self: &Arc<Self>, attempt: &Attempt, arrived: BootTime) -> Result<(Verdict, Arc<Entry>), NoAnswer> {
         let key = attempt.address.key();
         for _ in 0..MAX_ROUNDS {
             let (entry, is_own_read) = self.entry(&attempt.address, key).await?;
@@ -142,7 +158,7 @@ impl Login {
                     continue;
                 };
                 self.throttle.count(attempt.client_ip, None, self.clock.boot());
-                return Ok(denied(Reason::UnknownAddress, revision));
+                return Ok((denied(Reason::UnknownAddress, revision), entry));
             };
             let (proof, hashed) = match proof::find(attempt.password.expose(), mailbox, &self.tagger, &self.memos) {
                 Proof::Proven(place) => (Some(place), false),
@@ -154,7 +170,7 @@ impl Login {
                         };
                         let verdict = Verdict { retry_after: Some(wait), ..denied(Reason::Throttled, revision) };
                         self.note(mailbox, attempt, &verdict, self.clock.wall());
-                        return Ok(verdict);
+                        return Ok((verdict, entry));
                     }
                     None => (self.try_candidates(attempt, mailbox, &candidates).await?, true),
                 },
@@ -172,7 +188,7 @@ impl Login {
                 }
             };
             self.note(mailbox, attempt, &verdict, now);
-            return Ok(verdict);
+            return Ok((verdict, entry));
         }
         Err(NoAnswer::TooManyChanges)
     }

@@ -12,7 +12,7 @@ use crate::{
         Feed,
         confirmation::{Awaited, Confirmation, Wait},
     },
-    store::{Mode, NewChange, Request, Store, Transaction},
+    store::{Mode, NewChange, Request, Store, StoreError, Transaction},
 };
 use latchkey_core::model::{
     caller::Requester,
@@ -137,12 +137,20 @@ impl RequestKey {
     }
 }
 
-/// For a call that finds its change made before. If nobody has seen the end of that commit, it may stand on this database alone, and on no standby yet. A commit of
-/// our own comes after it, and waits for the standby as any does.
+/// For a call that finds its change made before. If nobody has seen the end of that commit, the change may
+/// exist on this database alone, and on no standby yet. A commit of our own comes after it, and waits for
+/// the standby as any commit does. If that fails, it is not known whether the change will last: never
+/// "nothing was changed".
 pub async fn make_durable(store: &dyn Store) -> Result<(), Refusal> {
-    let mut tx = store.begin("make_durable", Mode::Write).await?;
-    tx.lock_log().await?;
-    Ok(tx.commit().await?)
+    let commit = async {
+        let mut tx = store.begin("make_durable", Mode::Write).await?;
+        tx.lock_log().await?;
+        tx.commit().await
+    };
+    commit.await.map_err(|error| match error {
+        StoreError::Unavailable(cause) | StoreError::CannotWrite(cause) => StoreError::OutcomeUnknown(cause).into(),
+        error => error.into(),
+    })
 }
 
 /// Waits until a change holds everywhere, or says how far it has come.

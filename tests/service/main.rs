@@ -3,6 +3,7 @@
 #![expect(clippy::expect_used, reason = "a test that can't go on has failed")]
 #![expect(unreachable_pub, reason = "a test program exports nothing")]
 
+mod answers;
 mod callers;
 mod devices;
 mod directory;

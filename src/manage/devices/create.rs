@@ -8,10 +8,9 @@ use crate::{
     manage::{
         Refusal,
         authorize::{self, Lock},
-        mutation::{Change, RequestKey, confirmed},
+        mutation::{Change, RequestKey},
         retried,
     },
-    replication::confirmation::Wait,
     store::Mode,
 };
 use latchkey_core::model::{
@@ -51,7 +50,8 @@ impl std::fmt::Debug for Created {
 }
 
 impl Devices {
-    /// Works everywhere when it answers: caches that hold the mailbox learn of the new device first.
+    /// Answers at once, since it revokes nothing. A login that a cache without the new device would deny
+    /// is judged again before its denial goes out ([`crate::login::Login::authenticate`]).
     pub async fn create(
         &self,
         who: &Requester,
@@ -99,8 +99,8 @@ impl Devices {
         let mut change = Change::new(who, now);
         change.event(EventKind::DeviceCreated, mailbox.mailbox_id, Some(&device), "");
         let scope = Scope::Mailboxes(vec![address.key()]);
-        let revision = change.commit(tx, scope, request, Some(device.device_id)).await?;
-        confirmed(&self.feed, revision, 0, Wait::UntilEffective).await?;
+        change.commit(tx, scope, request, Some(device.device_id)).await?;
+        self.feed.hint();
         Ok(Created { mailbox, device, shown: password.shown })
     }
 

@@ -28,19 +28,24 @@ use latchkey_core::model::{
 const ALL: usize = 10_000;
 
 impl Directory {
-    /// Makes a mailbox, or moves it to another mail service of its organization; makes or replaces its generic password if a hash is given.
+    /// Makes a mailbox, or moves it to another mail service of its organization. Makes or replaces its generic
+    /// password if a hash is given. A new mailbox revokes nothing, so that is answered at once. All else waits: a
+    /// move can take the generic login away, and an earlier call, whose end nobody saw, may have done it.
     pub async fn put_mailbox(
         &self,
         who: &Requester,
         address: &Address,
         service_id: &MailServiceId,
         generic: Option<&PasswordHash>,
-    ) -> Result<(Mailbox, Revocation), Refusal> {
-        let (mailbox, revision, ended) = retried(|| async move {
+    ) -> Result<(Mailbox, Option<Revocation>), Refusal> {
+        let (mailbox, revision, ended, is_new) = retried(|| async move {
             let mut tx = self.store.begin("put_mailbox", Mode::Write).await?;
+
             let service = authorize::mail_service(&mut *tx, who, service_id).await?;
             let mut change = Change::new(who, self.clock.wall());
-            let mailbox = match tx.lock_mailbox(address).await? {
+            let before = tx.lock_mailbox(address).await?;
+            let is_new = before.is_none();
+            let mailbox = match before {
                 None => {
                     let mailbox = Mailbox {
                         mailbox_id: MailboxId::new(change.time),
@@ -80,10 +85,14 @@ impl Directory {
             }
             let ended = change.ended_devices();
             let revision = change.commit(tx, Scope::Mailboxes(vec![address.key()]), None, None).await?;
-            Ok((mailbox, revision, ended))
+            Ok((mailbox, revision, ended, is_new))
         })
         .await?;
-        Ok((mailbox, confirmed(&self.feed, revision, ended, Wait::UntilEffective).await?))
+        if is_new {
+            self.feed.hint();
+            return Ok((mailbox, None));
+        }
+        Ok((mailbox, Some(confirmed(&self.feed, revision, ended, Wait::UntilEffective).await?)))
     }
 
     pub async fn mailbox(&self, who: &Requester, address: &Address) -> Result<Mailbox, Refusal> {

@@ -18,7 +18,7 @@ use crate::{
         Feed,
         confirmation::{Awaited, Wait},
     },
-    store::{Mode, Store},
+    store::{Mode, Store, StoreError},
 };
 use latchkey_core::model::{
     caller::Requester,
@@ -159,18 +159,29 @@ impl Directory {
         match ended {
             Ok(Some((revision, count))) => confirmed(&self.feed, revision, count, Wait::UntilEffective).await,
             Ok(None) => {
-                make_durable(&*self.store).await?;
-                let head = self.store.head(Revision::default()).await?.revision;
+                let head = self.durable_head().await?;
                 confirmed(&self.feed, head, 0, Wait::UntilEffective).await
             }
             Err(Refusal::NotFound(thing)) => {
-                make_durable(&*self.store).await?;
-                let head = self.store.head(Revision::default()).await?.revision;
+                let head = self.durable_head().await?;
                 confirmed(&self.feed, head, 0, Wait::UntilEffective).await?;
                 Err(Refusal::NotFound(thing))
             }
             Err(refusal) => Err(refusal),
         }
+    }
+
+    /// The log's head, once everything up to it is durable. This call, or an earlier one, has changed
+    /// something by now: so a failure here is "not known", never "nothing was changed".
+    async fn durable_head(&self) -> Result<Revision, Refusal> {
+        let head = async {
+            make_durable(&*self.store).await?;
+            Ok(self.store.head(Revision::default()).await?.revision)
+        };
+        head.await.map_err(|refusal| match refusal {
+            Refusal::Store(error) => Refusal::Store(StoreError::OutcomeUnknown(error.to_string())),
+            refusal => refusal,
+        })
     }
 }
 
