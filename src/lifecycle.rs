@@ -8,7 +8,10 @@ use std::os::{
     },
 };
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
@@ -35,22 +38,36 @@ impl Drain {
     }
 }
 
-/// Starts the drain at the first SIGTERM or SIGINT, and ends the process at the second.
-pub async fn drain_on_signals(drain: Drain) -> std::io::Result<()> {
+/// Completes `first` at the first SIGTERM or SIGINT, and ends the process at the second. SIGHUP is ignored, with a
+/// line in the log: settings are read once, at start.
+pub async fn stop_on_signals(first: oneshot::Sender<()>) {
+    if let Err(cause) = try_stop_on_signals(first).await {
+        error!(%cause, "cannot receive signals");
+    }
+}
+
+async fn try_stop_on_signals(first: oneshot::Sender<()>) -> std::io::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = terminate.recv() => (),
-        _ = interrupt.recv() => (),
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut first = Some(first);
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => (),
+            _ = interrupt.recv() => (),
+            _ = hangup.recv() => {
+                info!("SIGHUP is ignored: settings are read at start, so restart the process to change them");
+                continue;
+            }
+        }
+        let Some(first) = first.take() else {
+            info!("ended by a second signal");
+            std::process::exit(130)
+        };
+        info!("draining: answering what is under way; a second signal ends this at once");
+        notify_service_manager("STOPPING=1");
+        // The replica may have ended by itself.
+        let _ = first.send(());
     }
-    info!("draining: answering what is under way; a second signal ends this at once");
-    notify_service_manager("STOPPING=1");
-    drain.start();
-    tokio::select! {
-        _ = terminate.recv() => (),
-        _ = interrupt.recv() => (),
-    }
-    info!("ended by a second signal");
-    std::process::exit(130)
 }
 
 /// Tells systemd the state of this process, as sd_notify(3) does: `READY=1` or `STOPPING=1`. Does nothing without

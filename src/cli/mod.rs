@@ -1,10 +1,13 @@
 //! Floor 5: the command line. One file a command; those of operators are gRPC clients and hold no rules.
 
 mod client;
+mod completions;
+mod descriptor_set;
 mod device;
 mod doctor;
 mod events;
 mod failure;
+mod health;
 mod import;
 mod keys;
 mod list;
@@ -69,6 +72,9 @@ enum Command {
     Watch(watch::Args),
     Keys(keys::Args),
     Doctor(Box<doctor::Args>),
+    Health(health::Args),
+    DescriptorSet(descriptor_set::Args),
+    Completions(completions::Args),
 }
 
 /// How a command ended, for whoever called it.
@@ -112,9 +118,12 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
 impl Command {
     fn run(self) -> ExitCode {
         match self {
-            Self::Serve(args) => serve::run(&args),
+            Self::Serve(args) => serve::command(&args),
             Self::Keys(args) => args.run(),
             Self::Doctor(args) => args.run(),
+            Self::DescriptorSet(args) => args.run(),
+            Self::Completions(args) => args.run(),
+            Self::Health(health::Args { client }) => ask(client, health::run),
             Self::Device(device::Args { client, command }) => ask(client, async |session| command.run(session).await),
             Self::Organization(organization::Args { client, command }) => ask(client, async |session| command.run(session).await),
             Self::Member(member::Args { client, command }) => ask(client, async |session| command.run(session).await),

@@ -47,6 +47,12 @@ impl Output {
     }
 }
 
+/// Writes bytes as they are: a closed pipe is no error.
+pub(super) fn write_all(out: &mut dyn Write, bytes: &[u8]) -> Result<(), Failure> {
+    out.write_all(bytes)?;
+    Ok(out.flush()?)
+}
+
 /// A message in proto3's JSON mapping, with the proto's own field names, and with fields that hold their default, so that the shape
 /// is always the same. 64-bit numbers are strings there, as the mapping wants it.
 pub(super) fn json_of<M: Message + Name>(message: &M) -> Result<String, Failure> {

@@ -44,9 +44,26 @@ struct Shown {
     password: Zeroizing<String>,
 }
 
+/// The example has passwords that everybody knows, so it is kept apart from what is real.
+pub(super) async fn refuse_real_data(directory: &Directory) -> anyhow::Result<()> {
+    let organizations = directory.organizations(&who(), None, 2).await?;
+    if let Some(real) = organizations.iter().find(|organization| organization.organization_id.as_str() != ORGANIZATION) {
+        anyhow::bail!(
+            "--demo adds mailboxes with passwords that everybody knows, and this database holds the organization {}. \
+             Choose an empty database, for example with --data-dir ./latchkey-demo",
+            real.organization_id
+        );
+    }
+    Ok(())
+}
+
+fn who() -> Requester {
+    Requester { caller: "demo".to_owned(), peer: "local".to_owned(), actor: None }
+}
+
 /// Puts the example in, and answers the lines to print. `program` and `server` are what to call in them.
 pub(super) async fn prepare(directory: &Directory, devices: &Devices, program: &str, server: &str) -> Result<String, Refusal> {
-    let who = Requester { caller: "demo".to_owned(), peer: "local".to_owned(), actor: None };
+    let who = who();
     let service = put_example(directory, &who).await?;
     let mut shown = Vec::new();
     for (address, names) in DEVICES {

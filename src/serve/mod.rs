@@ -7,7 +7,8 @@ mod settings;
 use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
-use tokio::net::TcpListener;
+use futures_util::FutureExt;
+use tokio::{net::TcpListener, sync::oneshot};
 use tracing::{debug, error, info, warn};
 
 pub(super) use self::settings::open_store_as_it_is;
@@ -21,7 +22,7 @@ use crate::{
         server::{self, Health, Services},
     },
     hashing::HashingPool,
-    lifecycle::{Drain, drain_on_signals, notify_service_manager, run_for_ever},
+    lifecycle::{Drain, notify_service_manager, run_for_ever, stop_on_signals},
     passwords::{
         hash::Hasher,
         pepper::{Pepper, PepperError},
@@ -45,11 +46,16 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
 /// For writing the latest logins to the login log, after leaving.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Runs a replica until it is told to stop.
-pub(super) fn run(args: &Args) -> ExitCode {
+/// `latchkey serve`: a replica that runs until a signal stops it.
+pub(super) fn command(args: &Args) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let outcome = runtime.context("the runtime can't be started").and_then(|runtime| {
-        let outcome = runtime.block_on(serve(args));
+        let outcome = runtime.block_on(async {
+            let listener = bind(args.listen).await?;
+            let (signaled, shutdown) = oneshot::channel();
+            run_for_ever("signals", stop_on_signals(signaled));
+            run(args, listener, shutdown.map(drop)).await
+        });
         // What still runs is a call that outlived the drain.
         runtime.shutdown_timeout(Duration::from_secs(1));
         outcome
@@ -63,7 +69,16 @@ pub(super) fn run(args: &Args) -> ExitCode {
     }
 }
 
-async fn serve(args: &Args) -> anyhow::Result<()> {
+/// Takes the place to listen on: before anything else, so that a place that is taken leaves nothing behind.
+async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("can't listen on {address}: is another process there? Choose another address with --listen"))
+}
+
+/// Runs a replica on a listener. When `shutdown` completes, the replica drains: it answers what is under way,
+/// leaves, and this returns.
+pub async fn run(args: &Args, listener: TcpListener, shutdown: impl Future<Output = ()> + Send + 'static) -> anyhow::Result<()> {
     let clock = SystemClock::shared();
     let telemetry = Telemetry::start(&args.telemetry(), Arc::clone(&clock))?;
     log_panics_without_their_words();
@@ -75,16 +90,15 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
     let hasher = Hasher::new(&pepper, args.hash_cost()).context("--argon2-…")?;
     let hashing = Arc::new(HashingPool::new(hasher, Arc::clone(&clock), args.hashing()));
     let replica = Replica::assemble(Arc::clone(&store), &pepper, hashing, Arc::clone(&clock), args.replica());
-    let listener = TcpListener::bind(args.listen).await.with_context(|| {
-        format!("can't listen on {}: is another process there? Name another place with --listen", args.listen)
-    })?;
     let address = listener.local_addr()?;
+    if args.demo {
+        demo::refuse_real_data(&replica.directory).await?;
+    }
 
-    let signals = drain.clone();
-    run_for_ever("signals", async move {
-        if let Err(cause) = drain_on_signals(signals).await {
-            error!(%cause, "signals can't be received");
-        }
+    let to_drain = drain.clone();
+    tokio::spawn(async move {
+        shutdown.await;
+        to_drain.start();
     });
     run_for_ever("feed", Arc::clone(&replica.feed).run());
     run_for_ever("sessions", Arc::clone(&replica.feed).run_sessions());

@@ -2,7 +2,7 @@
 
 use std::{fs, net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::{ValueEnum, builder::BoolishValueParser};
 
 use super::replica::ReplicaSettings;
@@ -52,13 +52,13 @@ pub struct Args {
     #[arg(long, value_name = "FILE", env = "LATCHKEY_CALLERS_FILE")]
     pub callers_file: Option<PathBuf>,
     /// The server's certificate chain, in PEM; with --tls-key
-    #[arg(long, value_name = "FILE", env = "LATCHKEY_TLS_CERTIFICATE", requires = "tls_key")]
+    #[arg(long, value_name = "FILE", env = "LATCHKEY_TLS_CERTIFICATE")]
     pub tls_certificate: Option<PathBuf>,
     /// The certificate's private key, in PEM
-    #[arg(long, value_name = "FILE", env = "LATCHKEY_TLS_KEY", requires = "tls_certificate")]
+    #[arg(long, value_name = "FILE", env = "LATCHKEY_TLS_KEY")]
     pub tls_key: Option<PathBuf>,
     /// The CA that client certificates must come from, in PEM
-    #[arg(long, value_name = "FILE", env = "LATCHKEY_TLS_CLIENT_CA", requires = "tls_certificate")]
+    #[arg(long, value_name = "FILE", env = "LATCHKEY_TLS_CLIENT_CA")]
     pub tls_client_ca: Option<PathBuf>,
     /// Active devices that a mailbox may have
     #[arg(long, value_name = "N", env = "LATCHKEY_MAX_DEVICES", default_value_t = 50, value_parser = at_most::<1, 1_000>)]
@@ -199,13 +199,19 @@ impl Args {
 
     pub(super) fn server(&self) -> anyhow::Result<ServerSettings> {
         let read = |file: &PathBuf| fs::read(file).with_context(|| format!("can't read {}", file.display()));
+        // Checked here and not by clap, which sees flags and variables only, not the settings file.
         let tls = match (&self.tls_certificate, &self.tls_key) {
+            (Some(_), None) => bail!("tls-certificate is set and tls-key is not: TLS needs both"),
+            (None, Some(_)) => bail!("tls-key is set and tls-certificate is not: TLS needs both"),
+            (None, None) if self.tls_client_ca.is_some() => {
+                bail!("tls-client-ca is set without tls-certificate and tls-key: client certificates need TLS")
+            }
             (Some(certificate), Some(key)) => Some(TlsSettings {
                 certificate: read(certificate)?,
                 key: read(key)?,
                 client_ca: self.tls_client_ca.as_ref().map(read).transpose()?,
             }),
-            _ => None,
+            (None, None) => None,
         };
         let Self { max_streams, max_calls, call_timeout, .. } = *self;
         Ok(ServerSettings { tls, max_streams, max_calls, call_timeout })

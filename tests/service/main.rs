@@ -11,6 +11,7 @@ mod faults;
 mod import;
 mod inputs;
 mod logins;
+mod operator;
 mod passwords;
 mod readme;
 mod rights;
