@@ -28,6 +28,16 @@ fn ground(first: &Cluster, second: &Cluster, name: &str) -> Ground {
     Ground { folder: tempfile::tempdir().expect("a folder"), database: Some(TestDatabase { url, name: name.to_owned() }) }
 }
 
+/// From here on each commit waits for the standby.
+async fn wait_for_the_standby(primary: &Cluster, operator: &tokio_postgres::Client) {
+    operator.batch_execute("ALTER SYSTEM SET synchronous_standby_names = '*'").await.expect("set");
+    primary.reload();
+    let state = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'";
+    while operator.query_one(state, &[]).await.expect("asked").get::<_, i64>(0) == 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
 /// Asks until there is an answer. A revoked password is never allowed meanwhile.
 async fn answered(server: &Server, password: &str, is_revoked: bool) -> Reason {
     let mut logins = server.authorization().await;
@@ -42,20 +52,58 @@ async fn answered(server: &Server, password: &str, is_revoked: bool) -> Reason {
     }
 }
 
+/// A lease that only the primary knows of is none: the standby that takes over would not wait for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_waits_for_the_standby_are_canceled_no_replica_has_a_lease() {
+    let mut primary = Cluster::start(&[]).await;
+    let database = primary.database().await;
+    let mut standby = primary.copy(true, &[]).await;
+    standby.resume().await;
+    let operator = primary.client("postgres").await;
+    wait_for_the_standby(&primary, &operator).await;
+    let ground = ground(&primary, &standby, &database.name);
+    let server = ground.start_with(&["--lease", "2s", "--node-name", "one"]);
+    let mut world = World::on(ground, server).await;
+    let (phone, password) = world.add("Phone").await;
+    assert_eq!(answered(&world.server, &password, false).await, Reason::Ok);
+
+    standby.stop();
+    let impatient = tokio::spawn(async move {
+        let cancel = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+        while operator.batch_execute(cancel).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    // Its lease ends, and is not renewed: neither by a sync nor by joining anew.
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    let mut unanswered = 0;
+    while unanswered < 100 {
+        assert!(tokio::time::Instant::now() < deadline, "it still answers from its cache");
+        match world.logins.authenticate(attempt(ADDRESS, &password)).await {
+            Ok(_) => unanswered = 0,
+            Err(_) => unanswered += 1,
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    primary.kill();
+    impatient.await.expect("no panic");
+    standby.resume().await;
+    standby.promote().await;
+    assert_eq!(answered(&world.server, &password, false).await, Reason::Ok);
+    while world.devices.list_devices(proto::ListDevicesRequest { address: ADDRESS.into(), ..Default::default() }).await.is_err() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(world.disconnect(&phone).await.state(), State::Effective);
+    assert_eq!(answered(&world.server, &password, true).await, Reason::DeviceDisconnected);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_acknowledged_revocation_is_lost_with_a_synchronous_standby() {
     let mut primary = Cluster::start(&[]).await;
     let database = primary.database().await;
     let mut standby = primary.copy(true, &[]).await;
     standby.resume().await;
-    // From here on each commit waits for the standby.
-    let operator = primary.client("postgres").await;
-    operator.batch_execute("ALTER SYSTEM SET synchronous_standby_names = '*'").await.expect("set");
-    primary.reload();
-    let state = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'";
-    while operator.query_one(state, &[]).await.expect("asked").get::<_, i64>(0) == 0 {
-        tokio::task::yield_now().await;
-    }
+    wait_for_the_standby(&primary, &primary.client("postgres").await).await;
 
     let ground = ground(&primary, &standby, &database.name);
     let server = ground.start_with(&["--lease", "2s", "--node-name", "one"]);

@@ -141,6 +141,7 @@ held_store! {
     sync(node_id: NodeId, renewals: u64, acknowledged: Revision, applied: Position) -> Option<Head>, at Head;
     acknowledge(node_id: NodeId, renewals: u64, acknowledged: Revision, applied: Position) -> bool;
     head(applied: Revision) -> Head, at Head;
+    feed_head(applied: Revision) -> Head, at Head;
     changes(after: Revision, up_to: Revision, limit: usize) -> Vec<Change>;
     nodes() -> Vec<Node>;
     remove_node(node_id: NodeId, renewals: u64) -> bool;
@@ -313,6 +314,25 @@ async fn without_a_store_a_warm_login_is_let_in_until_the_lease_ends_and_then_ge
     while replica.login.authenticate(&good).await.is_err() {
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_feed_that_stands_still_is_not_ready() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let held = Held::over(common::sqlite(folder.path()));
+    let clock = Arc::new(MovedClock::default());
+    let replica = bare_replica(Arc::clone(&held) as _, &Pepper::random(), Arc::clone(&clock) as _, Freshness::Lease).await;
+    // A sync that gets no answer, and no error either.
+    let (reached, go_on) = held.stop_at(Place::Head);
+    replica.feed.hint();
+    reached.await.expect("the feed syncs");
+    let lease = common::settings().feed.lease * 2;
+    clock.0.store(u64::try_from(lease.as_nanos()).expect("short"), Ordering::SeqCst);
+    let mut health = replica.feed.health();
+    let noticed = tokio::time::timeout(Duration::from_secs(30), health.wait_for(|synced| !synced)).await;
+    noticed.expect("readiness ends").expect("the feed runs");
+    go_on.send(()).expect("it waits");
+    health.wait_for(|synced| *synced).await.expect("ready again");
 }
 
 #[tokio::test(flavor = "multi_thread")]

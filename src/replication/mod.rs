@@ -49,6 +49,8 @@ const KEEP_UP_INTERVAL: Duration = Duration::from_millis(5);
 const RETRY: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
 /// Logins that wait for a sync; more are refused at once.
 const MAX_WAITING: usize = 65_536;
+/// A feed that has completed no sync for so long, or for a lease if that is longer, stands still.
+const SHORTEST_STANDSTILL: Duration = Duration::from_secs(1);
 /// How often sessions that watchers report are written.
 const SESSIONS_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -86,6 +88,10 @@ pub struct Feed {
     acknowledged: watch::Sender<Revision>,
     synced: watch::Sender<bool>,
     node: Mutex<Option<NodeId>>,
+    /// The row that is being made.
+    joining: tokio::sync::Mutex<Option<NodeId>>,
+    /// When a sync was completed last, by the boot clock.
+    completed: AtomicU64,
     rows: Rows,
     /// Held while it syncs; says whether it has left for good.
     turn: tokio::sync::Mutex<bool>,
@@ -108,6 +114,8 @@ impl Feed {
             acknowledged: watch::Sender::new(Revision::default()),
             synced: watch::Sender::new(false),
             node: Mutex::default(),
+            joining: tokio::sync::Mutex::default(),
+            completed: AtomicU64::new(0),
             rows: Rows::default(),
             turn: tokio::sync::Mutex::new(false),
             rewinds: AtomicU64::new(0),
@@ -189,8 +197,29 @@ impl Feed {
         self.rewinds.load(Ordering::Relaxed)
     }
 
-    /// Syncs for ever.
+    /// Syncs for ever, and notices when that stands still.
     pub async fn run(self: Arc<Self>) {
+        tokio::select! {
+            () = self.sync_for_ever() => (),
+            () = self.watch_for_standstill() => (),
+        }
+    }
+
+    /// Readiness ends when no sync was completed for a whole lease: nothing is answered from the cache then, whatever
+    /// the feed waits for.
+    async fn watch_for_standstill(&self) {
+        let bound = self.settings.lease.max(SHORTEST_STANDSTILL);
+        loop {
+            tokio::time::sleep((bound / 4).min(SHORTEST_STANDSTILL)).await;
+            let completed = BootTime(self.completed.load(Ordering::Acquire));
+            let stands_still = self.clock.boot() - completed > bound;
+            if stands_still && self.synced.send_replace(false) {
+                warn!(bound_seconds = bound.as_secs_f64(), "no sync was completed in time: not ready until one is");
+            }
+        }
+    }
+
+    async fn sync_for_ever(&self) {
         let wake = Arc::clone(&self.wake);
         self.store.listen(Arc::new(move || wake.notify_one()));
         let mut progress = None;
@@ -206,7 +235,8 @@ impl Feed {
             let node = progress.as_ref().map(|progress: &Progress| progress.node_id);
             let turn = self.turn.lock().await;
             if *turn {
-                // Left: whoever waits is told so by its channel.
+                // Left: whoever waits is told so by its channel. That is no standstill.
+                self.completed.store(u64::MAX, Ordering::Release);
                 return std::future::pending().await;
             }
             let outcome = self.sync_once(&mut progress, why).await;
@@ -219,6 +249,9 @@ impl Feed {
             // A new row has no lease yet.
             if progress.as_ref().map(|progress| progress.node_id) != node && node.is_some() {
                 renewed = None;
+            }
+            if outcome.is_ok() {
+                self.completed.store(self.clock.boot().0, Ordering::Release);
             }
             let pause = match &outcome {
                 Ok(Next::Again) => Duration::ZERO,
@@ -311,7 +344,7 @@ impl Feed {
                     at.renewals += u64::from(is_written);
                     is_written
                 };
-                if is_written { Some(self.store.head(at.applied.revision).await?) } else { None }
+                if is_written { Some(self.store.feed_head(at.applied.revision).await?) } else { None }
             }
         };
         let Some(head) = head else {
@@ -358,7 +391,7 @@ impl Feed {
         let Some(before) = progress else {
             return Ok(Next::Again);
         };
-        let (node_id, head) = (before.node_id, self.store.head(before.applied.revision).await?);
+        let (node_id, head) = (before.node_id, self.store.feed_head(before.applied.revision).await?);
         if before.judge(head) == Step::Rewound {
             self.state.clear(head.revision);
             self.revoke_lost(before, head).await?;
@@ -375,8 +408,10 @@ impl Feed {
 
     /// Makes this process's row, so that revocations wait for it, before it may use its cache: which is empty.
     async fn join(&self) -> Result<Progress, StoreError> {
-        let node_id = NodeId::new(self.clock.wall());
-        let Head { revision, nonce, .. } = self.store.head(Revision::default()).await?;
+        let mut joining = self.joining.lock().await;
+        // One id until the row is known to be there: each attempt may have left one, for which revocations would wait.
+        let node_id = *joining.get_or_insert_with(|| NodeId::new(self.clock.wall()));
+        let Head { revision, nonce, .. } = self.store.feed_head(Revision::default()).await?;
         let head = Position { revision, nonce };
         self.state.begin(head);
         let lease = match self.settings.freshness {
@@ -386,6 +421,7 @@ impl Feed {
         let name = self.settings.node_name.clone();
         let applied = self.watchers().settled(revision);
         self.store.join(&Node { node_id, name, lease, applied, renewals: 0 }).await?;
+        *joining = None;
         *self.node.lock().unwrap_or_else(PoisonError::into_inner) = Some(node_id);
         self.watchers().write_sessions_anew();
         self.acknowledged.send_replace(applied);

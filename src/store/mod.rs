@@ -105,7 +105,8 @@ pub trait Store: Send + Sync + 'static {
 
     // The change feed (DESIGN.md §6).
 
-    /// Makes this process's row, committed when this returns.
+    /// Makes this process's row, committed when this returns. To be repeated with the same id after an error: the row may
+    /// be there then, and is written anew.
     async fn join(&self, node: &Node) -> Result<()>;
     /// Takes the row away.
     async fn leave(&self, node_id: NodeId) -> Result<()>;
@@ -117,6 +118,8 @@ pub trait Store: Send + Sync + 'static {
     async fn acknowledge(&self, node_id: NodeId, renewals: u64, acknowledged: Revision, applied: Position) -> Result<bool>;
     /// The log's head, without writing anything.
     async fn head(&self, applied: Revision) -> Result<Head>;
+    /// As [`Self::head`], over the connection that the feed has for itself: logins that take all others do not delay it.
+    async fn feed_head(&self, applied: Revision) -> Result<Head>;
     /// At most `limit` rows of the log after `revision`, in order, up to `up_to`.
     async fn changes(&self, after: Revision, up_to: Revision, limit: usize) -> Result<Vec<Change>>;
     /// The rows of all processes.

@@ -129,6 +129,7 @@ observed_store! {
     sync(node_id: NodeId, renewals: u64, acknowledged: Revision, applied: Position) -> Option<Head>;
     acknowledge(node_id: NodeId, renewals: u64, acknowledged: Revision, applied: Position) -> bool;
     head(applied: Revision) -> Head;
+    feed_head(applied: Revision) -> Head;
     changes(after: Revision, up_to: Revision, limit: usize) -> Vec<Change>;
     nodes() -> Vec<Node>;
     remove_node(node_id: NodeId, renewals: u64) -> bool;

@@ -10,7 +10,6 @@ mod dice;
 mod history;
 mod load;
 mod nemesis;
-mod proxy;
 #[path = "../service/server.rs"]
 #[expect(dead_code, reason = "the service's tests use more of it")]
 mod server;

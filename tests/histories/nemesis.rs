@@ -9,7 +9,7 @@ use crate::{
     checker::{LEASE, LOSE_COMMITS},
     dice::Dice,
     history::{Fault, now},
-    proxy::Mode,
+    support::proxy::Mode,
     world::{Replica, World},
 };
 

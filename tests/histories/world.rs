@@ -25,9 +25,9 @@ use crate::{
     checker::LEASE,
     database::Database,
     history::{Book, Failure, now},
-    proxy::Proxy,
     server::{Ground, Server},
     support::postgres::TestDatabase,
+    support::proxy::Proxy,
     watcher::words,
 };
 

@@ -17,7 +17,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use tracing::{debug, warn};
 
 use super::{PostgresSettings, errors, notify::Hints, tls};
-use crate::store::{OpenError, Result};
+use crate::store::{OpenError, Result, StoreError};
 
 /// For one statement, and for one lock, by the server.
 const OPTIONS: &str = "-c statement_timeout=5000 -c lock_timeout=2000 -c idle_in_transaction_session_timeout=30000";
@@ -27,17 +27,42 @@ const WAIT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Until a peer that vanished is noticed.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Counts the server's warnings that a commit was not waited for by its standby. Any one in the pool makes every commit meanwhile uncertain, which errs on the safe side.
+/// For one answer: longer than the server's own `statement_timeout`, which a server that hangs does not keep.
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(7);
+/// Connections that logins cannot take: one for the feed, whose lease renewals must not wait behind a stampede of
+/// logins, and one for its hints to the other replicas.
+const RESERVED: usize = 2;
+
+/// Counts the server's warnings that a commit did not wait for its standby. A warning on any connection makes all
+/// commits that are under way uncertain, which errs on the safe side.
 #[derive(Clone, Default)]
 pub(super) struct Notices(Arc<AtomicU64>);
 
 impl Notices {
+    /// To take before a commit, and to give to [`Self::verify`] after it.
     pub(super) fn uncertain_commits(&self) -> u64 {
         self.0.load(Ordering::Acquire)
     }
+
+    /// An error if a commit since `before` may stand on the primary alone: a failover would lose it.
+    pub(super) fn verify(&self, before: u64) -> Result<()> {
+        if self.uncertain_commits() == before {
+            return Ok(());
+        }
+        Err(StoreError::OutcomeUnknown("the wait for the standby was canceled".to_owned()))
+    }
 }
 
-pub(super) fn pool(settings: &PostgresSettings) -> Result<(Pool, Notices, Hints), OpenError> {
+/// How the store reaches its server.
+pub(super) struct Connections {
+    pub(super) shared: Pool,
+    /// See [`RESERVED`].
+    pub(super) reserved: Pool,
+    pub(super) notices: Notices,
+    pub(super) hints: Hints,
+}
+
+pub(super) fn connections(settings: &PostgresSettings) -> Result<Connections, OpenError> {
     let (mut config, verify) = parse(&settings.url)?;
     config.options(OPTIONS).application_name("latchkey");
     config.connect_timeout(CONNECT_TIMEOUT).tcp_user_timeout(TCP_USER_TIMEOUT);
@@ -48,20 +73,53 @@ pub(super) fn pool(settings: &PostgresSettings) -> Result<(Pool, Notices, Hints)
     let tls = MakeRustlsConnect::new(tls::client_config(ca.as_deref(), verify.required).map_err(OpenError::Settings)?);
     let notices = Notices::default();
     let hints = Hints::new(config.clone(), tls.clone());
-    let connect = Connector { tls, notices: notices.clone() };
-    let manager = Manager::from_connect(config, connect, ManagerConfig { recycling_method: RecyclingMethod::Fast });
-    let pool = Pool::builder(manager)
-        .max_size(settings.connections)
-        .runtime(Runtime::Tokio1)
-        .wait_timeout(Some(WAIT_TIMEOUT))
-        .create_timeout(Some(CONNECT_TIMEOUT * 2))
-        .build()
-        .map_err(|error| OpenError::Settings(error.to_string()))?;
-    Ok((pool, notices, hints))
+    let pool = |size: usize| {
+        let connect = Connector { tls: tls.clone(), notices: notices.clone() };
+        let manager = Manager::from_connect(config.clone(), connect, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+        Pool::builder(manager)
+            .max_size(size)
+            .runtime(Runtime::Tokio1)
+            .wait_timeout(Some(WAIT_TIMEOUT))
+            .create_timeout(Some(CONNECT_TIMEOUT * 2))
+            .build()
+            .map_err(|error| OpenError::Settings(error.to_string()))
+    };
+    let (shared, reserved) = (pool(settings.connections)?, pool(RESERVED)?);
+    Ok(Connections { shared, reserved, notices, hints })
 }
 
-pub(super) async fn get(pool: &Pool) -> Result<Object> {
-    pool.get().await.map_err(|error| errors::pool(&error))
+/// A connection of a pool. Each answer comes within [`ANSWER_TIMEOUT`], or the connection is closed: nobody knows then
+/// what it is doing.
+pub(super) struct Connection(Option<Object>);
+
+impl Connection {
+    pub(super) async fn get(pool: &Pool) -> Result<Self> {
+        Ok(Self(Some(pool.get().await.map_err(|error| errors::pool(&error))?)))
+    }
+
+    pub(super) async fn run<T>(&mut self, ask: impl AsyncFnOnce(&Object) -> Result<T>) -> Result<T> {
+        let client = self.0.as_ref().ok_or_else(|| StoreError::Unavailable("the connection was closed".to_owned()))?;
+        match tokio::time::timeout(ANSWER_TIMEOUT, ask(client)).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                self.close();
+                warn!("the database is silent: the connection is closed");
+                Err(StoreError::Unavailable("no answer in time".to_owned()))
+            }
+        }
+    }
+
+    /// Whether it broke, or was closed.
+    pub(super) fn is_closed(&self) -> bool {
+        self.0.as_ref().is_none_or(|client| client.is_closed())
+    }
+
+    /// It does not go back to the pool.
+    pub(super) fn close(&mut self) {
+        if let Some(client) = self.0.take() {
+            drop(Object::take(client));
+        }
+    }
 }
 
 /// What the URL says of the server's certificate.

@@ -80,6 +80,16 @@ pub(super) fn commit(error: &Error) -> StoreError {
     }
 }
 
+/// Of a statement that commits by itself: an error of the server's says that it changed nothing, a broken connection
+/// says nothing.
+pub(super) fn write(error: &Error) -> StoreError {
+    if error.code().is_some() {
+        return store(error);
+    }
+    tell!(error = words(error), "a write got no clear answer");
+    StoreError::OutcomeUnknown("the write got no clear answer".to_owned())
+}
+
 pub(super) fn pool(error: &PoolError) -> StoreError {
     tell!(error = pool_words(error), "no connection to the database");
     StoreError::Unavailable("there is no connection".to_owned())

@@ -25,11 +25,11 @@ const EVENTS: &str = "/* import */ INSERT INTO event \
     SELECT id, mailbox, $3, $4, NULL, '', $5, $6, $7, $8, '' FROM unnest($1::BYTEA[], $2::BYTEA[]) AS new (id, mailbox)";
 
 pub(super) async fn import(mut session: PostgresSession, mailboxes: &[NewMailbox], origin: &Origin) -> Result<Vec<bool>> {
-    let made = insert_mailboxes(&session, mailboxes, origin).await?;
+    let made = insert_mailboxes(&mut session, mailboxes, origin).await?;
     let is_made = |new: &&NewMailbox| made.contains(new.mailbox_id.0.as_bytes().as_slice());
     let new: Vec<_> = mailboxes.iter().filter(is_made).collect();
     if !new.is_empty() {
-        insert_devices(&session, &new, origin).await?;
+        insert_devices(&mut session, &new, origin).await?;
         let change = NewChange {
             nonce: origin.nonce,
             time: origin.time,
@@ -38,41 +38,47 @@ pub(super) async fn import(mut session: PostgresSession, mailboxes: &[NewMailbox
             events: vec![],
         };
         let revision = changes::append_change(&mut session, &change).await?;
-        insert_events(&session, &new, origin, i64::try_from(revision.0).unwrap_or(i64::MAX)).await?;
+        insert_events(&mut session, &new, origin, i64::try_from(revision.0).unwrap_or(i64::MAX)).await?;
     }
     session.commit().await?;
     Ok(mailboxes.iter().map(|new| is_made(&new)).collect())
 }
 
-async fn insert_mailboxes(session: &PostgresSession, mailboxes: &[NewMailbox], origin: &Origin) -> Result<HashSet<Vec<u8>>> {
+async fn insert_mailboxes(session: &mut PostgresSession, mailboxes: &[NewMailbox], origin: &Origin) -> Result<HashSet<Vec<u8>>> {
     let ids: Vec<&[u8]> = mailboxes.iter().map(|new| new.mailbox_id.0.as_bytes().as_slice()).collect();
     let addresses: Vec<&str> = mailboxes.iter().map(|new| new.address.as_str()).collect();
     let services: Vec<&str> = mailboxes.iter().map(|new| new.mail_service_id.as_str()).collect();
-    let client = session.client()?;
-    let statement = client.prepare_cached(MAILBOXES).await.map_err(|error| errors::store(&error))?;
-    let made = client.query(&statement, &[&ids, &addresses, &services, &origin.time.0]).await;
-    Ok(made.map_err(|error| errors::store(&error))?.iter().map(|row| row.get(0)).collect())
+    let made = session.run(async |client| {
+        let statement = client.prepare_cached(MAILBOXES).await.map_err(|error| errors::store(&error))?;
+        let made = client.query(&statement, &[&ids, &addresses, &services, &origin.time.0]).await;
+        made.map_err(|error| errors::store(&error))
+    });
+    Ok(made.await?.iter().map(|row| row.get(0)).collect())
 }
 
-async fn insert_devices(session: &PostgresSession, new: &[&NewMailbox], origin: &Origin) -> Result<()> {
+async fn insert_devices(session: &mut PostgresSession, new: &[&NewMailbox], origin: &Origin) -> Result<()> {
     let generic = || new.iter().filter_map(|new| new.generic.as_ref().map(|(id, hash)| (id, &new.mailbox_id, hash)));
     let ids: Vec<&[u8]> = generic().map(|(id, _, _)| id.0.as_bytes().as_slice()).collect();
     let mailboxes: Vec<&[u8]> = generic().map(|(_, mailbox, _)| mailbox.0.as_bytes().as_slice()).collect();
     let hashes: Vec<&str> = generic().map(|(_, _, hash)| hash.0.as_str()).collect();
-    let client = session.client()?;
-    let statement = client.prepare_cached(DEVICES).await.map_err(|error| errors::store(&error))?;
-    let inserted = client.execute(&statement, &[&ids, &mailboxes, &hashes, &GENERIC_NAME, &origin.time.0]).await;
-    inserted.map_err(|error| errors::store(&error)).map(drop)
+    let inserted = session.run(async |client| {
+        let statement = client.prepare_cached(DEVICES).await.map_err(|error| errors::store(&error))?;
+        let inserted = client.execute(&statement, &[&ids, &mailboxes, &hashes, &GENERIC_NAME, &origin.time.0]).await;
+        inserted.map_err(|error| errors::store(&error))
+    });
+    inserted.await.map(drop)
 }
 
-async fn insert_events(session: &PostgresSession, new: &[&NewMailbox], origin: &Origin, revision: i64) -> Result<()> {
+async fn insert_events(session: &mut PostgresSession, new: &[&NewMailbox], origin: &Origin, revision: i64) -> Result<()> {
     let ids: Vec<Vec<u8>> = new.iter().map(|_| EventId::new(origin.time).0.as_bytes().to_vec()).collect();
     let mailboxes: Vec<&[u8]> = new.iter().map(|new| new.mailbox_id.0.as_bytes().as_slice()).collect();
     let kind = EventKind::MailboxImported as i64;
-    let client = session.client()?;
-    let statement = client.prepare_cached(EVENTS).await.map_err(|error| errors::store(&error))?;
-    let inserted = client
-        .execute(&statement, &[&ids, &mailboxes, &origin.time.0, &kind, &origin.actor, &origin.caller, &origin.peer, &revision])
-        .await;
-    inserted.map_err(|error| errors::store(&error)).map(drop)
+    let inserted = session.run(async |client| {
+        let statement = client.prepare_cached(EVENTS).await.map_err(|error| errors::store(&error))?;
+        let (actor, caller, peer) = (&origin.actor, &origin.caller, &origin.peer);
+        let inserted =
+            client.execute(&statement, &[&ids, &mailboxes, &origin.time.0, &kind, actor, caller, peer, &revision]).await;
+        inserted.map_err(|error| errors::store(&error))
+    });
+    inserted.await.map(drop)
 }

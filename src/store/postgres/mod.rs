@@ -13,7 +13,10 @@ use async_trait::async_trait;
 use deadpool_postgres::Pool;
 use tracing::info;
 
-use self::{connection::Notices, notify::Hints, session::PostgresSession};
+use self::{
+    connection::{Connection, Connections},
+    session::PostgresSession,
+};
 use super::{
     Finding, Hint, Mode, NewChange, NewMailbox, OpenError, Origin, Result, Retention, Store, StoreError, Transaction,
     sql::{Row, Session, Value, changes, events, housekeeping, reads, sessions, transaction::SqlTransaction},
@@ -50,29 +53,26 @@ pub struct PostgresSettings {
 
 /// See the module.
 pub struct PostgresStore {
-    pool: Pool,
-    notices: Notices,
-    notify: Hints,
+    connections: Connections,
 }
 
 impl PostgresStore {
     /// Connects, and brings the schema up to date.
     pub async fn open(settings: &PostgresSettings) -> Result<Self, OpenError> {
-        let (pool, notices, notify) = connection::pool(settings)?;
-        let mut client = pool.get().await.map_err(|error| errors::open(&error))?;
+        let connections = connection::connections(settings)?;
+        let mut client = connections.shared.get().await.map_err(|error| errors::open(&error))?;
         client.batch_execute(MIGRATION_LOCK).await.map_err(|error| OpenError::Migration(errors::words(&error)))?;
         let migrated = migrate(&mut client).await;
         // The connection goes, and the lock with it, whatever became of the migration.
         drop(deadpool_postgres::Object::take(client));
         migrated?;
-        tokio::spawn(notify.clone().run_sender(pool.clone()));
-        Ok(Self { pool, notices, notify })
+        tokio::spawn(connections.hints.clone().run_sender(connections.reserved.clone()));
+        Ok(Self { connections })
     }
 
     /// Opens a database that is there, and neither makes nor changes its schema: for who only looks.
     pub async fn open_as_it_is(settings: &PostgresSettings) -> Result<Self, OpenError> {
-        let (pool, _, _) = connection::pool(settings)?;
-        let client = pool.get().await.map_err(|error| errors::open(&error))?;
+        let client = connection::connections(settings)?.shared.get().await.map_err(|error| errors::open(&error))?;
         let (found, known) = schema(&client).await?;
         match found {
             0 => return Err(OpenError::NotThere),
@@ -83,33 +83,40 @@ impl PostgresStore {
         Self::open(settings).await
     }
 
-    /// One statement, without a transaction. Once more if the connection had died while nobody used it: nothing is lost by reading twice.
+    /// One statement, without a transaction. Once more if the connection had died while nobody used it: nothing is lost
+    /// by reading twice.
     async fn read_one(&self, sql: &'static str, parameters: &[Value]) -> Result<Vec<Row>> {
+        Self::read_from(&self.connections.shared, sql, parameters).await
+    }
+
+    async fn read_from(pool: &Pool, sql: &'static str, parameters: &[Value]) -> Result<Vec<Row>> {
         for _ in 0..2 {
-            let client = connection::get(&self.pool).await?;
-            let asked =
-                session::run_once(client, async |client| Ok((session::query(client, sql, parameters).await, client.is_closed())));
-            match asked.await? {
-                (Err(_), true) => (),
-                (outcome, _) => return outcome,
+            let mut connection = Connection::get(pool).await?;
+            let answer = connection.run(async |client| Ok(session::query(client, sql, parameters).await)).await?;
+            if answer.is_ok() || !connection.is_closed() {
+                return answer;
             }
         }
         Err(StoreError::Unavailable("the connection broke".to_owned()))
     }
 
-    /// One writing statement that commits by itself.
-    async fn write_one(&self, sql: &'static str, parameters: &[Value]) -> Result<Vec<Row>> {
-        let client = connection::get(&self.pool).await?;
-        session::run_once(client, async |client| session::query(client, sql, parameters).await).await
+    /// One writing statement that commits by itself. Its outcome is known: what it answers, no failover loses.
+    async fn write_one(&self, pool: &Pool, sql: &'static str, parameters: &[Value]) -> Result<Vec<Row>> {
+        session::write(&mut Connection::get(pool).await?, &self.connections.notices, sql, parameters).await
     }
 
     async fn session(&self, mode: Mode) -> Result<PostgresSession> {
-        PostgresSession::begin(connection::get(&self.pool).await?, self.notices.clone(), self.notify.clone(), mode).await
+        self.session_from(&self.connections.shared, mode).await
     }
 
-    /// For what is only told to people: its commit waits for no disk and no standby. What is committed after it is lost no later than it.
-    async fn relaxed_session(&self) -> Result<PostgresSession> {
-        let mut session = self.session(Mode::Write).await?;
+    async fn session_from(&self, pool: &Pool, mode: Mode) -> Result<PostgresSession> {
+        PostgresSession::begin(pool, self.connections.notices.clone(), self.connections.hints.clone(), mode).await
+    }
+
+    /// For what only people read: its commit waits for no disk and no standby. What is committed after it is lost no
+    /// later than it.
+    async fn relaxed_session(&self, pool: &Pool) -> Result<PostgresSession> {
+        let mut session = self.session_from(pool, Mode::Write).await?;
         session.query("/* relax */ SELECT set_config('synchronous_commit', 'off', true)", &[]).await?;
         Ok(session)
     }
@@ -155,23 +162,27 @@ impl Store for PostgresStore {
     }
 
     async fn join(&self, node: &Node) -> Result<()> {
-        self.write_one(housekeeping::JOIN, &housekeeping::join_parameters(node)).await.map(drop)
+        self.write_one(&self.connections.reserved, housekeeping::JOIN, &housekeeping::join_parameters(node)).await.map(drop)
     }
 
     async fn leave(&self, node_id: NodeId) -> Result<()> {
-        self.write_one(housekeeping::LEAVE, &[node_id.into()]).await.map(drop)
+        self.write_one(&self.connections.reserved, housekeeping::LEAVE, &[node_id.into()]).await.map(drop)
     }
 
     async fn sync(&self, node_id: NodeId, renewals: u64, acknowledged: Revision, applied: Position) -> Result<Option<Head>> {
         let Position { revision, nonce } = applied;
         let parameters = [node_id.into(), housekeeping::renewals(renewals), acknowledged.into(), revision.into(), nonce.into()];
-        housekeeping::to_head(self.write_one(housekeeping::SYNC, &parameters).await?)
+        housekeeping::to_head(self.write_one(&self.connections.reserved, housekeeping::SYNC, &parameters).await?)
     }
 
     async fn acknowledge(&self, node_id: NodeId, renewals: u64, acknowledged: Revision, applied: Position) -> Result<bool> {
         let Position { revision, nonce } = applied;
         let parameters = [node_id.into(), housekeeping::renewals(renewals), acknowledged.into(), revision.into(), nonce.into()];
-        Ok(!self.write_one(housekeeping::ACKNOWLEDGE, &parameters).await?.is_empty())
+        // Its outcome is not checked: it waits for no disk and no standby. One that a failover undoes leaves a row that
+        // says less than is true, which makes a revocation wait, and nothing else.
+        let mut connection = Connection::get(&self.connections.reserved).await?;
+        let written = connection.run(async |client| session::query(client, housekeeping::ACKNOWLEDGE, &parameters).await);
+        Ok(!written.await?.is_empty())
     }
 
     async fn head(&self, applied: Revision) -> Result<Head> {
@@ -179,9 +190,14 @@ impl Store for PostgresStore {
         head.ok_or_else(|| super::sql::columns::corrupt("the log's head"))
     }
 
+    async fn feed_head(&self, applied: Revision) -> Result<Head> {
+        let rows = Self::read_from(&self.connections.reserved, housekeeping::HEAD, &[applied.into()]).await?;
+        housekeeping::to_head(rows)?.ok_or_else(|| super::sql::columns::corrupt("the log's head"))
+    }
+
     async fn changes(&self, after: Revision, up_to: Revision, limit: usize) -> Result<Vec<Change>> {
-        let client = connection::get(&self.pool).await?;
-        changes::changes(&mut session::Single(client), after, up_to, limit).await
+        let connection = Connection::get(&self.connections.reserved).await?;
+        changes::changes(&mut session::Single(connection), after, up_to, limit).await
     }
 
     async fn nodes(&self) -> Result<Vec<Node>> {
@@ -189,23 +205,20 @@ impl Store for PostgresStore {
     }
 
     async fn remove_node(&self, node_id: NodeId, renewals: u64) -> Result<bool> {
-        let client = connection::get(&self.pool).await?;
         let parameters = [node_id.into(), housekeeping::renewals(renewals)];
-        let removed =
-            session::run_once(client, async |client| session::execute(client, housekeeping::REMOVE_NODE, &parameters).await);
-        Ok(removed.await? > 0)
+        Ok(!self.write_one(&self.connections.shared, housekeeping::REMOVE_NODE, &parameters).await?.is_empty())
     }
 
     fn listen(&self, hint: Hint) {
-        tokio::spawn(self.notify.clone().run_listener(hint));
+        tokio::spawn(self.connections.hints.clone().run_listener(hint));
     }
 
     async fn put_sessions(&self, node_id: NodeId, opened: &[LiveSession], closed: &[SessionKey]) -> Result<()> {
-        sessions::put_sessions(&mut self.relaxed_session().await?, node_id, opened, closed).await
+        sessions::put_sessions(&mut self.relaxed_session(&self.connections.shared).await?, node_id, opened, closed).await
     }
 
     async fn add_closings(&self, node_id: NodeId, closings: &[Closing]) -> Result<()> {
-        sessions::add_closings(&mut self.relaxed_session().await?, node_id, closings).await
+        sessions::add_closings(&mut self.relaxed_session(&self.connections.reserved).await?, node_id, closings).await
     }
 
     async fn closings(&self, revision: Revision) -> Result<Vec<Closing>> {
@@ -232,7 +245,9 @@ impl Store for PostgresStore {
     }
 
     async fn add_pepper_check(&self, key: KeyId, check: [u8; 32]) -> Result<()> {
-        self.write_one(housekeeping::ADD_PEPPER_CHECK, &[key.into(), check.to_vec().into()]).await.map(drop)
+        self.write_one(&self.connections.shared, housekeeping::ADD_PEPPER_CHECK, &[key.into(), check.to_vec().into()])
+            .await
+            .map(drop)
     }
 
     async fn ping(&self) -> Result<()> {
@@ -278,13 +293,13 @@ impl Store for PostgresStore {
 
 impl Drop for PostgresStore {
     fn drop(&mut self) {
-        self.notify.close();
+        self.connections.hints.close();
     }
 }
 
 impl fmt::Debug for PostgresStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PostgresStore").field("pool", &self.pool.status()).finish_non_exhaustive()
+        f.debug_struct("PostgresStore").field("pool", &self.connections.shared.status()).finish_non_exhaustive()
     }
 }
 

@@ -9,7 +9,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::connection;
+use super::connection::{ANSWER_TIMEOUT, Connection as Pooled};
 use crate::store::Hint;
 
 /// Waits for no disk: a hint that is lost is found by asking.
@@ -46,10 +46,11 @@ impl Hints {
         let send = async {
             loop {
                 self.changed.notified().await;
-                if let Ok(client) = connection::get(&pool).await
-                    && let Err(error) = client.batch_execute(NOTIFY).await
-                {
-                    debug!(%error, "the others were not told of a change; they find it by themselves");
+                let Ok(mut connection) = Pooled::get(&pool).await else {
+                    continue;
+                };
+                if let Ok(Err(error)) = connection.run(async |client| Ok(client.batch_execute(NOTIFY).await)).await {
+                    debug!(%error, "the other replicas were not notified of a change; they find it at their next sync");
                 }
             }
         };
@@ -66,7 +67,7 @@ impl Hints {
             loop {
                 match self.listen(&hint).await {
                     Ok(()) => retry = RETRY[0],
-                    Err(error) => debug!(%error, "changes elsewhere can't be listened for; they are found by asking"),
+                    Err(error) => debug!(error, "changes elsewhere can't be listened for; they are found by asking"),
                 }
                 tokio::time::sleep(retry).await;
                 retry = (retry * 2).min(RETRY[1]);
@@ -79,13 +80,16 @@ impl Hints {
     }
 
     /// Until the connection ends.
-    async fn listen(&self, hint: &Hint) -> Result<(), tokio_postgres::Error> {
-        let (client, connection) = self.config.connect(self.tls.clone()).await?;
+    async fn listen(&self, hint: &Hint) -> Result<(), String> {
+        let late = |_| "no answer in time".to_owned();
+        let connected = tokio::time::timeout(ANSWER_TIMEOUT, self.config.connect(self.tls.clone())).await;
+        let (client, connection) = connected.map_err(late)?.map_err(|error| error.to_string())?;
         let driven = tokio::spawn(drive(connection, Arc::clone(hint)));
         let ended = driven.abort_handle();
         // Aborted with us, so that nobody goes on listening for a store that is closed.
         let _guard = Aborted(ended);
-        client.batch_execute(LISTEN).await?;
+        let listening = tokio::time::timeout(ANSWER_TIMEOUT, client.batch_execute(LISTEN)).await;
+        listening.map_err(late)?.map_err(|error| error.to_string())?;
         // What came while nobody listened.
         hint();
         let _ = driven.await;

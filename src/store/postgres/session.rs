@@ -1,24 +1,24 @@
 //! Statements on a connection, and one transaction.
 
-use std::time::Duration;
-
 use async_trait::async_trait;
 use bytes::BytesMut;
-use deadpool_postgres::Object;
+use deadpool_postgres::{Object, Pool};
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 
-use super::{connection::Notices, errors, notify::Hints};
+use super::{
+    connection::{Connection, Notices},
+    errors,
+    notify::Hints,
+};
 use crate::store::{
     Mode, Result, StoreError,
     sql::{Row, Session, Value},
 };
 
-/// For one answer: longer than the server's own `statement_timeout`, which a server that hangs does not keep.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(7);
-
-/// One transaction. Dropped before its commit, it is rolled back behind the caller's back; a connection goes back to the pool only then, or is closed.
+/// One transaction. Dropped before its commit, it is rolled back in the background; the connection goes back to the pool
+/// only then, or is closed.
 pub(super) struct PostgresSession {
-    client: Option<Object>,
+    connection: Option<Connection>,
     notices: Notices,
     hints: Hints,
     /// Whether it writes to the change log: then the others are to hear of it.
@@ -26,51 +26,26 @@ pub(super) struct PostgresSession {
 }
 
 impl PostgresSession {
-    pub(super) async fn begin(client: Object, notices: Notices, hints: Hints, mode: Mode) -> Result<Self> {
+    pub(super) async fn begin(pool: &Pool, notices: Notices, hints: Hints, mode: Mode) -> Result<Self> {
         let begin = match mode {
             Mode::Read => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
             // Under a lock that was waited for, a statement has to see what the one before left.
             Mode::Write => "BEGIN ISOLATION LEVEL READ COMMITTED",
         };
+        let connection = Some(Connection::get(pool).await?);
         // Before it is begun: a caller that hangs up meanwhile leaves no open transaction in the pool, where a later read would see an old snapshot.
-        let mut session = Self { client: Some(client), notices, hints, has_change: false };
+        let mut session = Self { connection, notices, hints, has_change: false };
         session.run(async |client| client.batch_execute(begin).await.map_err(|error| errors::store(&error))).await?;
         Ok(session)
     }
 
-    pub(super) fn client(&self) -> Result<&Object> {
-        self.client.as_ref().ok_or_else(|| StoreError::Unavailable("the transaction has ended".to_owned()))
-    }
-
     /// In time, or the connection is closed.
-    async fn run<T>(&mut self, ask: impl AsyncFnOnce(&Object) -> Result<T>) -> Result<T> {
-        let answer = tokio::time::timeout(ANSWER_TIMEOUT, ask(self.client()?)).await;
-        answer.unwrap_or_else(|_| {
-            close(self.client.take());
-            Err(silent())
-        })
+    pub(super) async fn run<T>(&mut self, ask: impl AsyncFnOnce(&Object) -> Result<T>) -> Result<T> {
+        match &mut self.connection {
+            Some(connection) => connection.run(ask).await,
+            None => Err(StoreError::Unavailable("the transaction has ended".to_owned())),
+        }
     }
-}
-
-/// Asks once, without a transaction; in time, or the connection is closed.
-pub(super) async fn run_once<T>(client: Object, ask: impl AsyncFnOnce(&Object) -> Result<T>) -> Result<T> {
-    let answer = tokio::time::timeout(ANSWER_TIMEOUT, ask(&client)).await;
-    answer.unwrap_or_else(|_| {
-        close(Some(client));
-        Err(silent())
-    })
-}
-
-/// Not back to the pool: nobody knows what it is doing.
-fn close(client: Option<Object>) {
-    if let Some(client) = client {
-        drop(Object::take(client));
-    }
-}
-
-fn silent() -> StoreError {
-    tracing::warn!("the database is silent: the connection is closed");
-    StoreError::Unavailable("no answer in time".to_owned())
 }
 
 #[async_trait]
@@ -108,11 +83,9 @@ impl Session for PostgresSession {
                 _ => return Err(StoreError::OutcomeUnknown("the commit's end is not known".to_owned())),
             }
         }
-        if self.notices.uncertain_commits() != warnings {
-            return Err(StoreError::OutcomeUnknown("the wait for the standby was cancelled".to_owned()));
-        }
+        self.notices.verify(warnings)?;
         // Back to the pool.
-        self.client = None;
+        self.connection = None;
         if std::mem::take(&mut self.has_change) {
             self.hints.send();
         }
@@ -124,7 +97,7 @@ impl Drop for PostgresSession {
     fn drop(&mut self) {
         // Its commit may be under way: whoever called has hung up, or does not know how it ended. The others are to look, once it has.
         let hints = self.has_change.then(|| self.hints.clone());
-        let Some(client) = self.client.take() else {
+        let Some(mut connection) = self.connection.take() else {
             if let Some(hints) = hints {
                 hints.send();
             }
@@ -132,12 +105,13 @@ impl Drop for PostgresSession {
         };
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             // Closing it rolls back too.
-            drop(Object::take(client));
+            connection.close();
             return;
         };
         runtime.spawn(async move {
-            if client.batch_execute("ROLLBACK").await.is_err() {
-                drop(Object::take(client));
+            let rolled_back = connection.run(async |client| Ok(client.batch_execute("ROLLBACK").await.is_ok())).await;
+            if !rolled_back.unwrap_or(false) {
+                connection.close();
             }
             if let Some(hints) = hints {
                 hints.send();
@@ -147,16 +121,16 @@ impl Drop for PostgresSession {
 }
 
 /// Statements where a session is asked for; each commits by itself. Enough for reading: READ COMMITTED gives each its own snapshot in a transaction, too.
-pub(super) struct Single(pub(super) Object);
+pub(super) struct Single(pub(super) Connection);
 
 #[async_trait]
 impl Session for Single {
     async fn query(&mut self, sql: &'static str, parameters: &[Value]) -> Result<Vec<Row>> {
-        query(&self.0, sql, parameters).await
+        self.0.run(async |client| query(client, sql, parameters).await).await
     }
 
     async fn execute(&mut self, sql: &'static str, parameters: &[Value]) -> Result<u64> {
-        execute(&self.0, sql, parameters).await
+        self.0.run(async |client| execute(client, sql, parameters).await).await
     }
 
     async fn commit(&mut self) -> Result<()> {
@@ -164,9 +138,36 @@ impl Session for Single {
     }
 }
 
+/// A statement that writes and commits by itself: as its commit, it may have been made although nobody answers so.
+pub(super) async fn write(
+    connection: &mut Connection,
+    notices: &Notices,
+    sql: &'static str,
+    parameters: &[Value],
+) -> Result<Vec<Row>> {
+    let warnings = notices.uncertain_commits();
+    let unknown = |_| StoreError::OutcomeUnknown("the write was not answered in time".to_owned());
+    let written = connection.run(async |client| Ok(ask(client, sql, parameters).await)).await.map_err(unknown)?;
+    let rows = written.map_err(|error| errors::write(&error))?;
+    notices.verify(warnings)?;
+    to_rows(&rows)
+}
+
 pub(super) async fn query(client: &Object, sql: &'static str, parameters: &[Value]) -> Result<Vec<Row>> {
-    let statement = client.prepare_cached(sql).await.map_err(|error| errors::store(&error))?;
-    let rows = client.query(&statement, &references(parameters)).await.map_err(|error| errors::store(&error))?;
+    to_rows(&ask(client, sql, parameters).await.map_err(|error| errors::store(&error))?)
+}
+
+/// Up to the server's last word, which follows its warnings about the commit.
+async fn ask(
+    client: &Object,
+    sql: &'static str,
+    parameters: &[Value],
+) -> Result<Vec<tokio_postgres::Row>, tokio_postgres::Error> {
+    let statement = client.prepare_cached(sql).await?;
+    client.query(&statement, &references(parameters)).await
+}
+
+fn to_rows(rows: &[tokio_postgres::Row]) -> Result<Vec<Row>> {
     let to_row = |row: &tokio_postgres::Row| (0..row.len()).map(|column| row.try_get(column)).collect::<Result<Row, _>>();
     rows.iter().map(|row| to_row(row).map_err(|error| StoreError::Corrupt(errors::words(&error)))).collect()
 }

@@ -23,12 +23,15 @@ pub(in crate::store) const TRIM_AT_ONCE: usize = 5_000;
 /// Rounds of one kind, so that a trim has an end; the next one goes on.
 pub(in crate::store) const TRIM_ROUNDS: usize = 100;
 
-pub(in crate::store) const JOIN: &str =
-    "/* join */ INSERT INTO node (node_id, name, lease_micros, applied, renewals) VALUES ($1, $2, $3, $4, $5)";
+/// Written anew if the row is there: one whose commit has no known outcome must be committed once more.
+pub(in crate::store) const JOIN: &str = "/* join */ INSERT INTO node (node_id, name, lease_micros, applied, renewals) VALUES ($1, $2, $3, $4, $5) \
+    ON CONFLICT (node_id) DO UPDATE SET name = excluded.name, lease_micros = excluded.lease_micros, \
+    applied = excluded.applied, renewals = excluded.renewals";
 pub(in crate::store) const LEAVE: &str = "/* leave */ DELETE FROM node WHERE node_id = $1";
 pub(in crate::store) const NODES: &str =
     "/* nodes */ SELECT node_id, name, lease_micros, applied, renewals FROM node ORDER BY node_id";
-pub(in crate::store) const REMOVE_NODE: &str = "/* remove_node */ DELETE FROM node WHERE node_id = $1 AND renewals = $2";
+pub(in crate::store) const REMOVE_NODE: &str =
+    "/* remove_node */ DELETE FROM node WHERE node_id = $1 AND renewals = $2 RETURNING node_id";
 /// One statement, so that what it tells of the head is from after it was asked.
 ///
 /// An acknowledgement counts in the history that it is of, and in no other: one that reaches a database which has gone back, and given the same revision to

@@ -190,6 +190,10 @@ impl Store for SqliteStore {
         head.ok_or_else(|| super::sql::columns::corrupt("the log's head"))
     }
 
+    async fn feed_head(&self, applied: Revision) -> Result<Head> {
+        self.head(applied).await
+    }
+
     async fn changes(&self, after: Revision, up_to: Revision, limit: usize) -> Result<Vec<Change>> {
         let mut session = self.session(Mode::Read).await?;
         changes::changes(&mut session, after, up_to, limit).await
@@ -202,7 +206,10 @@ impl Store for SqliteStore {
     }
 
     async fn remove_node(&self, node_id: NodeId, renewals: u64) -> Result<bool> {
-        Ok(self.write_one(housekeeping::REMOVE_NODE, &[node_id.into(), housekeeping::renewals(renewals)]).await? > 0)
+        let mut session = self.session(Mode::Write).await?;
+        let removed = session.query(housekeeping::REMOVE_NODE, &[node_id.into(), housekeeping::renewals(renewals)]).await?;
+        session.commit().await?;
+        Ok(!removed.is_empty())
     }
 
     /// Nobody else changes anything.
