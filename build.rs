@@ -20,6 +20,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut config = prost_build::Config::new();
     // The command line finds a message's descriptor by its name, to print it as JSON.
     config.enable_type_names();
+    // The one that tonic makes error details of.
+    config.extern_path(".google.rpc.Status", "::tonic_types::Status");
     config.skip_debug(HOLD_PASSWORDS.map(|message| format!(".latchkey.v1.{message}")));
     tonic_prost_build::configure().compile_fds_with_config(descriptors, config)?;
     Ok(())

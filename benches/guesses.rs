@@ -149,7 +149,7 @@ async fn guess(url: String, stream: u64, stop: Arc<AtomicBool>, made: Arc<Atomic
 
 fn message(address: &str, password: &str, client_ip: &str) -> proto::AuthenticateRequest {
     proto::AuthenticateRequest {
-        want_cache: false,
+        stream_key: vec![],
         address: address.to_owned(),
         password: password.into(),
         protocol: proto::Protocol::Imap.into(),

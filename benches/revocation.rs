@@ -103,8 +103,11 @@ impl Platform {
         let mut client = self.replicas[0].devices().await;
         let mut devices = vec![];
         for number in 0..count {
-            let request =
-                proto::CreateDeviceRequest { address: address.into(), name: format!("Device {number}"), ..Default::default() };
+            let request = proto::CreateDeviceRequest {
+                address: address.into(),
+                display_name: format!("Device {number}"),
+                ..Default::default()
+            };
             let created = client.create_device(request).await.expect("created").into_inner();
             devices.push((created.device.expect("a device"), created.password));
         }
@@ -123,7 +126,7 @@ fn login(address: &str, password: &str) -> proto::AuthenticateRequest {
         protocol: proto::Protocol::Imap.into(),
         client_ip: "192.0.2.1".into(),
         frontend: "imap1".into(),
-        want_cache: false,
+        stream_key: vec![],
     }
 }
 

@@ -181,7 +181,6 @@ fn constant() -> proto::AuthenticateResponse {
         device_id: "0192f0c0-0000-7000-8000-000000000000".to_owned(),
         session: vec![7; 63],
         revision: 7,
-        retry_after: None,
         cache: None,
     }
 }

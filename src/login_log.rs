@@ -46,7 +46,10 @@ pub struct Noted<'a> {
     pub client_ip: Option<IpAddr>,
     pub frontend: &'a str,
     pub verdict: &'a Verdict,
+    /// Of logins that were alike: the last one's.
     pub time: Timestamp,
+    /// How many.
+    pub count: u32,
 }
 
 struct Counted {
@@ -81,21 +84,21 @@ impl LoginHistory {
         match pending.entry_ref(&key) {
             EntryRef::Occupied(mut counted) => {
                 let counted = counted.get_mut();
-                counted.count += 1;
-                counted.last_time = noted.time;
+                counted.count += u64::from(noted.count);
+                counted.last_time = counted.last_time.max(noted.time);
                 counted.last_client_ip = noted.client_ip;
                 if &*counted.frontend != noted.frontend {
                     counted.frontend = noted.frontend.into();
                 }
             }
             EntryRef::Vacant(_) if full => {
-                self.dropped.fetch_add(1, Ordering::Relaxed);
+                self.dropped.fetch_add(noted.count.into(), Ordering::Relaxed);
             }
             EntryRef::Vacant(free) => {
                 free.insert(Counted {
                     last_client_ip: noted.client_ip,
                     frontend: noted.frontend.into(),
-                    count: 1,
+                    count: noted.count.into(),
                     first_time: noted.time,
                     last_time: noted.time,
                 });

@@ -175,7 +175,10 @@ async fn a_history_that_went_back_is_noticed_and_what_it_lost_is_revoked_once_mo
     // The new password is lost, which nobody can help; the old one must not come back.
     assert_eq!(answered(&world.server, &laptop_password, true).await, Reason::DeviceDisconnected);
     assert_eq!(answered(&world.server, &kept, false).await, Reason::Ok);
-    let events = world.devices.list_events(proto::ListEventsRequest { address: ADDRESS.into(), ..Default::default() });
+    let events = world.devices.list_events(proto::ListEventsRequest {
+        scope: Some(proto::list_events_request::Scope::Address(ADDRESS.into())),
+        ..Default::default()
+    });
     let events = events.await.expect("listed").into_inner().events;
     assert_eq!(events.iter().filter(|event| event.detail.contains("the database had lost it")).count(), 2);
     let (device, password) = world.add("Watch").await;

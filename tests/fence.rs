@@ -194,7 +194,9 @@ impl Ending {
                 let changed = replica.devices.change_password(&who, alice, device, None, None, Wait::UntilEffective).await;
                 changed.expect("changed").revocation
             }
-            Self::Suspend => replica.directory.suspend_mailbox(&who, alice, true).await.expect("suspended").1,
+            Self::Suspend => {
+                replica.directory.suspend_mailbox(&who, alice, true, Wait::UntilEffective).await.expect("suspended").1
+            }
         };
         assert!(matches!(revocation.confirmation, Confirmation::Effective(_)));
     }
@@ -398,7 +400,7 @@ impl Rewound {
     }
 
     async fn end(&self, device: DeviceId, on: &Replica) -> Confirmation {
-        let revocation = on.devices.disconnect(&who(), &self.alice, device, None, Wait::Not).await;
+        let revocation = on.devices.disconnect(&who(), &self.alice, device, None, Wait::AtMost(Duration::ZERO)).await;
         revocation.expect("disconnected").confirmation
     }
 

@@ -4,6 +4,7 @@
 
 use std::{num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
 
+use latchkey::replication::confirmation::Wait;
 use latchkey::{
     clock::SystemClock,
     hashing::{HashingPool, HashingSettings},
@@ -101,7 +102,7 @@ pub async fn device(replica: &Replica, address: &Address, name: &str, chosen: Op
 }
 
 pub async fn mailbox(replica: &Replica, address: &Address) {
-    replica.directory.put_mailbox(&who(), address, &service(), None).await.expect("put");
+    replica.directory.put_mailbox(&who(), address, &service(), None, Wait::UntilEffective).await.expect("put");
 }
 
 pub fn attempt(address: &Address, password: &str) -> Attempt {

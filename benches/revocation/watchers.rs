@@ -106,6 +106,7 @@ impl Watcher {
         welcomed: mpsc::UnboundedSender<()>,
     ) {
         self.ask(Ask::Hello(watch_request::Hello {
+            protocol_version: 1,
             name: format!("host-{}", self.number),
             watcher_id: uuid::Uuid::from_bytes(random::bytes()).to_string(),
             resume: None,
@@ -138,15 +139,18 @@ impl Watcher {
             }
             Told::Change(change) => {
                 let revision = change.position.expect("a position").revision;
-                let mut closed = vec![];
+                self.ask(Ask::Acknowledge(watch_request::Acknowledge { revision }));
+                let mut numbers = vec![];
                 for ended in change.ended {
                     let session = self.sessions.lock().expect("not poisoned").remove(&(self.number, ended.device_id.clone()));
-                    if session.is_some() {
+                    if let Some(number) = session {
                         self.closed.lock().expect("not poisoned").insert(ended.device_id, SystemClock.boot());
-                        closed.push(watch_request::acknowledge::Closed { revision, sessions: 1 });
+                        numbers.push(number);
                     }
                 }
-                self.ask(Ask::Acknowledge(watch_request::Acknowledge { revision, closed }));
+                if !numbers.is_empty() {
+                    self.ask(Ask::SessionsClosed(watch_request::SessionsClosed { numbers, revision }));
+                }
             }
             _ => (),
         }

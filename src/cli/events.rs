@@ -6,7 +6,7 @@ use super::{
     device::device_id,
     failure::Failure,
 };
-use crate::proto;
+use crate::proto::{self, list_events_request::Scope};
 
 /// The audit trail of a mailbox, newest first.
 ///
@@ -44,7 +44,9 @@ impl Options {
         session
             .list(Some(self.limit), async |page| {
                 let request = proto::ListEventsRequest {
-                    address: self.address.clone(),
+                    scope: Some(Scope::Address(self.address.clone())),
+                    start_time: None,
+                    end_time: None,
                     page_size: page.size,
                     page_token: page.token,
                     device_id: device_id.clone(),

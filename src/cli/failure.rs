@@ -154,6 +154,7 @@ fn advice(reason: &str, code: Code, device_id: Option<&str>) -> Option<String> {
             "That person needs the right to manage the mail service (`latchkey service grant`), or a role as administrator or legal \
              representative."
         }
+        ("THROTTLED", _) => "Too many wrong guesses at this mailbox, or from this address.",
         ("MAILBOX_NOT_FOUND", _) => "`latchkey mailbox list SERVICE` lists the mailboxes there are.",
         ("PASSWORD_TOO_WEAK" | "PASSWORD_ALREADY_USED", _) => "Choose another password, or let one be generated.",
         ("TOO_MANY_DEVICES", _) => {

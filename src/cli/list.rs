@@ -93,7 +93,7 @@ page!(ListOrganizationsResponse, organizations, "No organizations.", ["ID", "NAM
     render::time(it.create_time.as_ref()),
 ]);
 page!(ListMembersResponse, members, "No members.", ["USER", "ROLE", "STATE"], |it: &proto::Member| [
-    it.user.clone(),
+    it.user_id.clone(),
     render::name_of(it.role().as_str_name()),
     render::suspended(it.suspended),
 ]);
@@ -109,7 +109,7 @@ page!(
         render::time(it.create_time.as_ref()),
     ]
 );
-page!(ListRightsResponse, rights, "Nobody but by their role.", ["USER"], |it: &proto::Right| [it.user.clone()]);
+page!(ListRightsResponse, rights, "Nobody but by their role.", ["USER"], |it: &proto::Right| [it.user_id.clone()]);
 page!(
     ListMailboxesResponse,
     mailboxes,

@@ -10,7 +10,7 @@ use super::{
     output::printable,
     prompt, render,
 };
-use crate::{config, proto};
+use crate::proto;
 
 /// Our name in the history of logins.
 const FRONTEND: &str = "latchkey login";
@@ -23,7 +23,7 @@ const FRONTEND: &str = "latchkey login";
 #[command(after_help = "\
 Examples:
   latchkey login alice@example.com
-  latchkey login alice@example.com --protocol SMTP --ip 192.0.2.7 --password-stdin < password")]
+  latchkey login alice@example.com --protocol smtp --ip 192.0.2.7 --password-stdin < password")]
 pub(super) struct Args {
     #[command(flatten)]
     pub(super) options: Options,
@@ -36,7 +36,7 @@ pub(super) struct Options {
     /// The mailbox
     address: String,
     /// What the mail program speaks
-    #[arg(long, value_parser = protocol(), ignore_case = true, default_value = "IMAP")]
+    #[arg(long, value_parser = protocol(), ignore_case = true, default_value = "imap")]
     protocol: proto::Protocol,
     /// Where the mail program is (default: not known)
     #[arg(long, value_name = "ADDRESS")]
@@ -54,12 +54,12 @@ impl Options {
             prompt::ask_secret(&format!("Password of {}: ", printable(&self.address)))?
         };
         let request = proto::AuthenticateRequest {
-            want_cache: false,
             address: self.address,
             password: password.expose().to_vec(),
             protocol: self.protocol.into(),
             client_ip: self.ip.map(|ip| ip.to_string()).unwrap_or_default(),
             frontend: FRONTEND.to_owned(),
+            stream_key: vec![],
         };
         let answer = session
             .authorization()
@@ -69,9 +69,12 @@ impl Options {
             .into_inner();
         session.output.show(&answer, |out| {
             let device = if answer.device_id.is_empty() { String::new() } else { format!(" (device {})", answer.device_id) };
-            let later = answer.retry_after.and_then(|later| std::time::Duration::try_from(later).ok());
-            let later = later.map_or(String::new(), |later| format!("; try again in {}", config::human(later)));
-            writeln!(out, "{}: {}{device}{later}", answer.decision().as_str_name(), render::reason(answer.reason()))
+            let decision = match answer.decision() {
+                proto::Decision::Allow => "ALLOW",
+                proto::Decision::Deny => "DENY",
+                proto::Decision::Unspecified => "NO ANSWER",
+            };
+            writeln!(out, "{decision}: {}{device}", render::reason(answer.reason()))
         })?;
         match answer.decision() {
             proto::Decision::Allow => Ok(Exit::Done),

@@ -88,7 +88,8 @@ impl MailboxCommand {
                 } else {
                     generic_hash.unwrap_or_default()
                 };
-                let request = proto::PutMailboxRequest { address, mail_service_id: service, generic_password_hash };
+                let request =
+                    proto::PutMailboxRequest { address, mail_service_id: service, generic_password_hash, max_wait: None };
                 let answer = directory.put_mailbox(session.request(request)).await?.into_inner();
                 session.output.show(&answer, |out| {
                     table::pairs(out, &pairs(answer.mailbox.as_ref()))?;
@@ -113,7 +114,7 @@ impl MailboxCommand {
                     .await;
             }
             Self::Delete { address } => {
-                let request = proto::DeleteMailboxRequest { address };
+                let request = proto::DeleteMailboxRequest { address, max_wait: None };
                 let answer = directory.delete_mailbox(session.request(request)).await?.into_inner();
                 session.output.show(&answer, |out| {
                     writeln!(out, "Deleted.")?;
@@ -121,7 +122,7 @@ impl MailboxCommand {
                 })?;
             }
             Self::Suspend { address } => {
-                let request = proto::SuspendMailboxRequest { address };
+                let request = proto::SuspendMailboxRequest { address, max_wait: None };
                 let answer = directory.suspend_mailbox(session.request(request)).await?.into_inner();
                 session.output.show(&answer, |out| {
                     writeln!(out, "Suspended.")?;

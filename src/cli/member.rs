@@ -46,9 +46,12 @@ Examples:
         /// What they are there
         #[arg(value_parser = role(), ignore_case = true)]
         role: proto::Role,
-        /// Deny the person's devices until this is put again without it
+        /// Deny the person's devices, until --resumed (default: as it is)
         #[arg(long)]
         suspended: bool,
+        /// Allow the person's devices again
+        #[arg(long, conflicts_with = "suspended")]
+        resumed: bool,
     },
     /// One member
     #[command(after_help = "Example:\n  latchkey member get example bob")]
@@ -80,8 +83,14 @@ impl MemberCommand {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         let mut directory = session.directory();
         match self {
-            Self::Put { organization, user, role, suspended } => {
-                let request = proto::PutMemberRequest { organization_id: organization, user, role: role.into(), suspended };
+            Self::Put { organization, user, role, suspended, resumed } => {
+                let request = proto::PutMemberRequest {
+                    organization_id: organization,
+                    user_id: user,
+                    role: role.into(),
+                    suspended: suspended.then_some(true).or(resumed.then_some(false)),
+                    max_wait: None,
+                };
                 let answer = directory.put_member(session.request(request)).await?.into_inner();
                 session.output.show(&answer, |out| {
                     table::pairs(out, &pairs(answer.member.as_ref()))?;
@@ -89,7 +98,7 @@ impl MemberCommand {
                 })?;
             }
             Self::Get { organization, user } => {
-                let request = proto::GetMemberRequest { organization_id: organization, user };
+                let request = proto::GetMemberRequest { organization_id: organization, user_id: user };
                 let answer = directory.get_member(session.request(request)).await?.into_inner();
                 session.output.show(&answer, |out| table::pairs(out, &pairs(answer.member.as_ref())))?;
             }
@@ -106,7 +115,7 @@ impl MemberCommand {
                     .await;
             }
             Self::Delete { organization, user } => {
-                let request = proto::DeleteMemberRequest { organization_id: organization, user };
+                let request = proto::DeleteMemberRequest { organization_id: organization, user_id: user, max_wait: None };
                 let answer = directory.delete_member(session.request(request)).await?.into_inner();
                 session.output.show(&answer, |out| {
                     writeln!(out, "Deleted.")?;
@@ -119,12 +128,13 @@ impl MemberCommand {
 }
 
 fn role() -> impl TypedValueParser<Value = proto::Role> {
-    PossibleValuesParser::new(ROLES)
-        .try_map(|name| proto::Role::from_str_name(&name.to_uppercase().replace('-', "_")).ok_or("not a role"))
+    PossibleValuesParser::new(ROLES).try_map(|name| {
+        proto::Role::from_str_name(&format!("ROLE_{}", name.to_uppercase().replace('-', "_"))).ok_or("not a role")
+    })
 }
 
 fn pairs(member: Option<&proto::Member>) -> Vec<(&'static str, String)> {
     let it = member.cloned().unwrap_or_default();
     let role = render::name_of(it.role().as_str_name());
-    vec![("Organization", it.organization_id), ("User", it.user), ("Role", role), ("State", render::suspended(it.suspended))]
+    vec![("Organization", it.organization_id), ("User", it.user_id), ("Role", role), ("State", render::suspended(it.suspended))]
 }

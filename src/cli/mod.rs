@@ -47,7 +47,7 @@ Examples:
   latchkey device list alice@example.com
   latchkey device add alice@example.com \"Alice's phone\"
   latchkey device disconnect alice@example.com \"Alice's phone\"
-  latchkey login alice@example.com --protocol IMAP")]
+  latchkey login alice@example.com --protocol imap")]
 pub struct Cli {
     /// A TOML file with settings
     // Read by `config::with_file` before clap sees it; it stands here for the help and so that clap knows it.

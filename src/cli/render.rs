@@ -25,23 +25,27 @@ pub(super) fn suspended(suspended: bool) -> String {
     if suspended { "suspended" } else { "active" }.to_owned()
 }
 
-/// An enum value's name as words: `LEGAL_REPRESENTATIVE` is "legal representative".
+/// What the contract puts before the names of an enum's values.
+const PREFIXES: [&str; 7] = ["PROTOCOL_", "DEVICE_KIND_", "DECISION_", "REASON_", "ROLE_", "PERMISSION_", "TYPE_"];
+
+/// An enum value's name as words: `ROLE_LEGAL_REPRESENTATIVE` is "legal representative".
 pub(super) fn name_of(name: &str) -> String {
-    name.to_lowercase().replace('_', " ")
+    let bare = PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
+    bare.to_lowercase().replace('_', " ")
 }
 
 /// A device as a row of a list.
 pub(super) fn device_row(device: &proto::Device) -> [String; 6] {
     let last_use = match (&device.disconnect_time, &device.last_use) {
         (Some(when), _) => format!("disconnected {}", time(Some(when))),
-        (None, Some(last_use)) => format!("{} {}", time(last_use.time.as_ref()), last_use.protocol().as_str_name()),
+        (None, Some(last_use)) => format!("{} {}", time(last_use.time.as_ref()), name_of(last_use.protocol().as_str_name())),
         (None, None) => "never".to_owned(),
     };
     [
-        device.name.clone(),
-        device.kind().as_str_name().to_owned(),
+        device.display_name.clone(),
+        name_of(device.kind().as_str_name()),
         device.device_id.clone(),
-        device.user.clone(),
+        device.user_id.clone(),
         last_use,
         limits(device),
     ]
@@ -64,7 +68,7 @@ fn limits(device: &proto::Device) -> String {
 }
 
 fn protocols(device: &proto::Device) -> String {
-    device.allowed_protocols().map(|protocol| protocol.as_str_name()).collect::<Vec<_>>().join(", ")
+    device.allowed_protocols().map(|protocol| name_of(protocol.as_str_name())).collect::<Vec<_>>().join(", ")
 }
 
 /// A device, in full.
@@ -73,7 +77,7 @@ pub(super) fn device_pairs(device: &proto::Device) -> Vec<(&'static str, String)
         || "never".to_owned(),
         |last| {
             let from = if last.client_ip.is_empty() { String::new() } else { format!(" from {}", last.client_ip) };
-            format!("{}, {}{from}", exact_time(last.time.as_ref()), last.protocol().as_str_name())
+            format!("{}, {}{from}", exact_time(last.time.as_ref()), name_of(last.protocol().as_str_name()))
         },
     );
     let changes = match device.generation {
@@ -83,11 +87,11 @@ pub(super) fn device_pairs(device: &proto::Device) -> Vec<(&'static str, String)
     };
     let everywhere = |text: String| if text.is_empty() { "all".to_owned() } else { text };
     vec![
-        ("Name", device.name.clone()),
+        ("Name", device.display_name.clone()),
         ("Address", device.address.clone()),
         ("Id", device.device_id.clone()),
-        ("Kind", device.kind().as_str_name().to_owned()),
-        ("User", device.user.clone()),
+        ("Kind", name_of(device.kind().as_str_name())),
+        ("User", device.user_id.clone()),
         ("Protocols", everywhere(protocols(device))),
         ("Networks", everywhere(device.allowed_networks.join(", "))),
         ("Login", if device.login_enabled { String::new() } else { "switched off".to_owned() }),
@@ -102,8 +106,8 @@ pub(super) fn device_pairs(device: &proto::Device) -> Vec<(&'static str, String)
 
 /// An entry of the audit trail, as a row.
 pub(super) fn event_row(event: &proto::Event) -> [String; 6] {
-    let device = if event.device_name.is_empty() { event.device_id.clone() } else { event.device_name.clone() };
-    let by = match (event.actor.as_str(), event.caller.as_str()) {
+    let device = if event.device_display_name.is_empty() { event.device_id.clone() } else { event.device_display_name.clone() };
+    let by = match (event.actor_user_id.as_str(), event.caller.as_str()) {
         ("", caller) => caller.to_owned(),
         (actor, "") => actor.to_owned(),
         (actor, caller) => format!("{actor} ({caller})"),
@@ -111,14 +115,18 @@ pub(super) fn event_row(event: &proto::Event) -> [String; 6] {
     let when = time(event.time.as_ref());
     match &event.logins {
         Some(logins) if event.r#type() == event::Type::Login => {
-            let decision = if logins.decision() == Decision::Allow { "login" } else { "login denied" };
+            let decision = match logins.decision() {
+                Decision::Allow => "login",
+                Decision::Deny => "login denied",
+                Decision::Unspecified => "login not judged",
+            };
             let times = if logins.count > 1 { format!(", {} times", logins.count) } else { String::new() };
             let reason = if logins.reason() == Reason::Ok {
                 String::new()
             } else {
                 format!(": {}", name_of(logins.reason().as_str_name()))
             };
-            let detail = format!("{}{times}{reason}", logins.protocol().as_str_name());
+            let detail = format!("{}{times}{reason}", name_of(logins.protocol().as_str_name()));
             [when, decision.to_owned(), device, logins.frontend.clone(), logins.client_ip.clone(), detail]
         }
         _ => [when, name_of(event.r#type().as_str_name()), device, by, event.peer.clone(), event.detail.clone()],
@@ -133,13 +141,21 @@ pub(super) fn revocation(revocation: Option<&proto::Revocation>) -> String {
         1 => " 1 session was closed.".to_owned(),
         n => format!(" {n} sessions were closed."),
     };
+    let refused = match it.refused_sessions {
+        0 => String::new(),
+        1 => " 1 session is refused at its next command.".to_owned(),
+        n => format!(" {n} sessions are refused at their next command."),
+    };
+    let silent: Vec<_> = it.unconfirmed_sessions.iter().map(|host| printable(&host.host)).collect();
+    let silent = if silent.is_empty() { String::new() } else { format!(" No word of the sessions at {}.", silent.join(", ")) };
+    let closed = format!("{closed}{refused}{silent}");
     if it.state() == revocation::State::Effective {
         return format!("Effective everywhere.{closed}");
     }
     let nodes: Vec<_> = it
         .unconfirmed
         .iter()
-        .map(|node| if node.name.is_empty() { &node.node } else { &node.name })
+        .map(|process| if process.display_name.is_empty() { &process.process_id } else { &process.display_name })
         .map(|n| printable(n))
         .collect();
     let unconfirmed = if nodes.is_empty() { String::new() } else { format!(" Not confirmed yet by {}.", nodes.join(", ")) };

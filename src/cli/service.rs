@@ -108,13 +108,13 @@ impl ServiceCommand {
                 session.output.show(&answer, |out| writeln!(out, "Deleted."))?;
             }
             Self::Grant { service, user } => {
-                let request = proto::PutRightRequest { mail_service_id: service, user };
+                let request = proto::PutRightRequest { mail_service_id: service, user_id: user };
                 let answer = directory.put_right(session.request(request)).await?.into_inner();
                 let right = answer.right.clone().unwrap_or_default();
-                session.output.show(&answer, |out| writeln!(out, "{} may manage {}.", right.user, right.mail_service_id))?;
+                session.output.show(&answer, |out| writeln!(out, "{} may manage {}.", right.user_id, right.mail_service_id))?;
             }
             Self::Revoke { service, user } => {
-                let request = proto::DeleteRightRequest { mail_service_id: service, user };
+                let request = proto::DeleteRightRequest { mail_service_id: service, user_id: user, max_wait: None };
                 let answer = directory.delete_right(session.request(request)).await?.into_inner();
                 session.output.show(&answer, |out| {
                     writeln!(out, "The right is taken.")?;

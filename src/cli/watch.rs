@@ -9,13 +9,14 @@ use super::{
     client::{ClientArgs, Session},
     failure::Failure,
     output::printable,
+    render,
 };
 use crate::{
     clock::SystemClock,
     proto::{
         self,
         watch_request::{Acknowledge, Hello, Message as Ask},
-        watch_response::{Acknowledged, Change, Message as Told},
+        watch_response::{Acknowledged, Change, Message as Told, SessionsEnded},
     },
     random,
 };
@@ -55,7 +56,7 @@ pub(super) struct Options {
 impl Options {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         let watcher_id = uuid::Builder::from_random_bytes(random::bytes()).into_uuid().to_string();
-        let hello = Hello { name: NAME.to_owned(), watcher_id, resume: None, observe: true };
+        let hello = Hello { protocol_version: 1, name: NAME.to_owned(), watcher_id, resume: None, observe: true };
         // It caches nothing and holds no lease, so nobody waits for what it acknowledges; it does so to be heard of as a watcher that is there.
         let (acknowledge, acknowledgements) = tokio::sync::mpsc::unbounded_channel();
         let acknowledgements = tokio_stream::wrappers::UnboundedReceiverStream::new(acknowledgements);
@@ -69,8 +70,7 @@ impl Options {
                 Some(Told::Change(change)) => {
                     let revision = change.position.map_or(0, |position| position.revision);
                     // A reader that is gone ends us by itself.
-                    let _ = acknowledge
-                        .send(proto::WatchRequest { message: Some(Ask::Acknowledge(Acknowledge { revision, closed: vec![] })) });
+                    let _ = acknowledge.send(proto::WatchRequest { message: Some(Ask::Acknowledge(Acknowledge { revision })) });
                     let is_shown = !self.revocations || !change.ended.is_empty();
                     if is_shown {
                         shown = Some(revision);
@@ -78,13 +78,14 @@ impl Options {
                     is_shown
                 }
                 Some(Told::Acknowledged(it)) => it.name != NAME && (!self.revocations || shown == Some(it.revision)),
+                Some(Told::SessionsEnded(it)) => !self.revocations || shown == Some(it.revision),
                 Some(Told::StartEmpty(_)) => true,
                 _ => false,
             };
             if !is_shown {
                 continue;
             }
-            session.output.show(&message, |out| words(out, &message, SystemClock.wall()))?;
+            session.output.show(&message, |out| describe(out, &message, SystemClock.wall()))?;
             match &message.message {
                 Some(Told::Change(_)) => left = left.map(|left| left.saturating_sub(1)),
                 Some(Told::Acknowledged(it)) if left == Some(0) && it.is_replica && Some(it.revision) == shown => break,
@@ -95,10 +96,11 @@ impl Options {
     }
 }
 
-fn words(out: &mut dyn Write, message: &proto::WatchResponse, now: Timestamp) -> std::io::Result<()> {
+fn describe(out: &mut dyn Write, message: &proto::WatchResponse, now: Timestamp) -> std::io::Result<()> {
     match &message.message {
         Some(Told::Change(change)) => words_of_change(out, change, now),
         Some(Told::Acknowledged(it)) => words_of_acknowledgement(out, it),
+        Some(Told::SessionsEnded(it)) => words_of_sessions(out, it),
         Some(Told::StartEmpty(it)) => {
             let revision = it.position.map_or(0, |position| position.revision);
             writeln!(out, "{now}  changes were missed, or undone: caches are emptied, and the log goes on at {revision}")
@@ -116,7 +118,7 @@ fn words_of_change(out: &mut dyn Write, change: &Change, now: Timestamp) -> std:
     };
     writeln!(out, "{now}  change {revision}: {scope}")?;
     for ended in &change.ended {
-        let reason = ended.reason().as_str_name().to_lowercase().replace('_', " ");
+        let reason = render::name_of(ended.reason().as_str_name());
         writeln!(out, "    ended: device {}, generation {} ({reason})", ended.device_id, ended.generation)?;
     }
     Ok(())
@@ -125,11 +127,19 @@ fn words_of_change(out: &mut dyn Write, change: &Change, now: Timestamp) -> std:
 fn words_of_acknowledgement(out: &mut dyn Write, it: &Acknowledged) -> std::io::Result<()> {
     let took = it.took.and_then(|took| std::time::Duration::try_from(took).ok()).unwrap_or_default();
     let who = if it.is_replica { "replica" } else { "watcher" };
-    let sessions = match it.closed_sessions {
-        0 => String::new(),
-        1 => ", 1 session closed".to_owned(),
-        count => format!(", {count} sessions closed"),
-    };
     let (revision, name) = (it.revision, printable(&it.name));
-    writeln!(out, "    {revision} acknowledged by {who} {name} after {:.1} ms{sessions}", took.as_secs_f64() * 1_000.0)
+    writeln!(out, "    {revision} acknowledged by {who} {name} after {:.1} ms", took.as_secs_f64() * 1_000.0)
+}
+
+fn words_of_sessions(out: &mut dyn Write, it: &SessionsEnded) -> std::io::Result<()> {
+    let took = it.took.and_then(|took| std::time::Duration::try_from(took).ok()).unwrap_or_default();
+    let sessions = |count| if count == 1 { "1 session".to_owned() } else { format!("{count} sessions") };
+    let (revision, name, millis) = (it.revision, printable(&it.name), took.as_secs_f64() * 1_000.0);
+    if it.closed_sessions > 0 {
+        writeln!(out, "    {revision} {} closed by {name} after {millis:.1} ms", sessions(it.closed_sessions))?;
+    }
+    if it.refused_sessions > 0 {
+        writeln!(out, "    {revision} {} refused by {name} after {millis:.1} ms", sessions(it.refused_sessions))?;
+    }
+    Ok(())
 }

@@ -47,9 +47,9 @@ impl Authorization for AuthorizationService {
     ) -> Result<Response<proto::AuthenticateResponse>, Status> {
         frontend(&request)?;
         let request = request.into_inner();
-        let want_cache = request.want_cache;
+        let key = request.stream_key.clone();
         let attempt = convert::attempt(request).map_err(|why| invalid(&why))?;
-        judge(&self.login, &attempt, want_cache).await.map(Response::new)
+        self.logins().judge(&attempt, &key).await.map(Response::new)
     }
 
     type AuthenticateStreamStream = Answers;
@@ -59,8 +59,8 @@ impl Authorization for AuthorizationService {
         request: Request<Streaming<proto::AuthenticateStreamRequest>>,
     ) -> Result<Response<Answers>, Status> {
         frontend(&request)?;
-        let (login, drain, requests) = (Arc::clone(&self.login), self.drain.clone(), request.into_inner());
-        Ok(Response::new(Box::pin(answered_by(ANSWERS, |answers| answer_stream(login, drain, requests, answers)))))
+        let (logins, drain, requests) = (self.logins(), self.drain.clone(), request.into_inner());
+        Ok(Response::new(Box::pin(answered_by(ANSWERS, |answers| answer_stream(logins, drain, requests, answers)))))
     }
 
     type WatchStream = Watching;
@@ -86,22 +86,46 @@ impl Authorization for AuthorizationService {
     }
 }
 
-async fn judge(login: &Arc<Login>, attempt: &Attempt, want_cache: bool) -> Result<proto::AuthenticateResponse, Status> {
-    let verdict = login.authenticate(attempt).await.map_err(|why| no_answer(&why))?;
-    Ok(answer(login, attempt, &verdict, want_cache))
+impl AuthorizationService {
+    fn logins(&self) -> Logins {
+        Logins { login: Arc::clone(&self.login), feed: Arc::clone(&self.feed) }
+    }
 }
 
-fn answer(login: &Login, attempt: &Attempt, verdict: &Verdict, want_cache: bool) -> proto::AuthenticateResponse {
-    let mut answer = convert::verdict(verdict, &attempt.address);
-    if want_cache {
-        answer.cache = login.cacheable(&attempt.address, verdict).map(|it| convert::cache_entry(&it));
+/// What answers logins, for a stream's task.
+struct Logins {
+    login: Arc<Login>,
+    feed: Arc<Feed>,
+}
+
+impl Logins {
+    async fn judge(&self, attempt: &Attempt, key: &[u8]) -> Result<proto::AuthenticateResponse, Status> {
+        let verdict = self.login.authenticate(attempt).await.map_err(|why| no_answer(&why))?;
+        if verdict.reason == Reason::Throttled {
+            return Err(status::throttled(verdict.retry_after));
+        }
+        Ok(self.answer(attempt, &verdict, key))
     }
-    answer
+
+    /// The way of nearly all logins on a stream: no task, no wait.
+    fn judge_warm(&self, attempt: &Attempt, key: &[u8]) -> Option<proto::AuthenticateResponse> {
+        let verdict = self.login.authenticate_warm(attempt)?;
+        Some(self.answer(attempt, &verdict, key))
+    }
+
+    /// `key`: of the stream that may cache it.
+    fn answer(&self, attempt: &Attempt, verdict: &Verdict, key: &[u8]) -> proto::AuthenticateResponse {
+        let mut answer = convert::verdict(verdict, &attempt.address);
+        if !key.is_empty() && self.feed.watchers().is_connected(key) {
+            answer.cache = self.login.cacheable(&attempt.address, verdict).map(|it| convert::cache_entry(&it));
+        }
+        answer
+    }
 }
 
 /// Answers a stream's requests until it ends, its reader is gone, or the server drains.
 async fn answer_stream(
-    login: Arc<Login>,
+    logins: Logins,
     drain: Drain,
     mut requests: Streaming<proto::AuthenticateStreamRequest>,
     answers: streaming::Answers<proto::AuthenticateStreamResponse>,
@@ -116,10 +140,10 @@ async fn answer_stream(
                 Some(Ok(request)) => {
                     let request_id = request.request_id;
                     let parsed = parse(request);
-                    match parsed.as_ref().ok().and_then(|(attempt, want_cache)| answer_warm(&login, attempt, *want_cache)) {
+                    match parsed.as_ref().ok().and_then(|(attempt, key)| logins.judge_warm(attempt, key)) {
                         Some(answer) => outcome(request_id, Ok(answer)),
                         None => {
-                            under_way.push(answer_slowly(&login, request_id, parsed));
+                            under_way.push(answer_slowly(&logins, request_id, parsed));
                             continue;
                         }
                     }
@@ -150,41 +174,25 @@ async fn answer_stream(
     }
 }
 
-fn parse(request: proto::AuthenticateStreamRequest) -> Result<(Attempt, bool), Status> {
+fn parse(request: proto::AuthenticateStreamRequest) -> Result<(Attempt, Vec<u8>), Status> {
     let login = request.login.ok_or_else(|| invalid(&Invalid::new("login", "must be set")))?;
-    let want_cache = login.want_cache;
-    Ok((convert::attempt(login).map_err(|why| invalid(&why))?, want_cache))
-}
-
-/// The way of nearly all logins on a stream: no task, no wait.
-fn answer_warm(login: &Login, attempt: &Attempt, want_cache: bool) -> Option<proto::AuthenticateResponse> {
-    let verdict = login.authenticate_warm(attempt)?;
-    Some(answer(login, attempt, &verdict, want_cache))
+    let key = login.stream_key.clone();
+    Ok((convert::attempt(login).map_err(|why| invalid(&why))?, key))
 }
 
 async fn answer_slowly(
-    login: &Arc<Login>,
+    logins: &Logins,
     request_id: u64,
-    parsed: Result<(Attempt, bool), Status>,
+    parsed: Result<(Attempt, Vec<u8>), Status>,
 ) -> proto::AuthenticateStreamResponse {
     let answer = match parsed {
-        Ok((attempt, want_cache)) => judge(login, &attempt, want_cache).await,
+        Ok((attempt, key)) => logins.judge(&attempt, &key).await,
         Err(refused) => Err(refused),
     };
     outcome(request_id, answer)
 }
 
 fn outcome(request_id: u64, answer: Result<proto::AuthenticateResponse, Status>) -> proto::AuthenticateStreamResponse {
-    let outcome = answer.map_or_else(|status| Outcome::Error(stream_error(&status)), Outcome::Answer);
+    let outcome = answer.map_or_else(|status| Outcome::Error(status::in_a_stream(&status)), Outcome::Answer);
     proto::AuthenticateStreamResponse { request_id, outcome: Some(outcome) }
-}
-
-fn stream_error(status: &Status) -> proto::StreamError {
-    let details = status::details(status);
-    proto::StreamError {
-        code: status.code() as i32,
-        message: status.message().to_owned(),
-        reason: details.reason,
-        retry_after: details.retry_after.map(convert::duration),
-    }
 }

@@ -160,11 +160,21 @@ pub(super) fn frontend<T>(request: &Request<T>) -> Result<(), Status> {
     Ok(())
 }
 
+/// Who provisions, and for whom if somebody is named.
+pub(super) fn provisioner<T>(request: &Request<T>) -> Result<Requester, Status> {
+    with_role(request, Roles::PROVISIONER, "provisioner or operator")
+}
+
 /// Who manages, and for whom if somebody is named.
 pub(super) fn manager<T>(request: &Request<T>) -> Result<Requester, Status> {
+    with_role(request, Roles::MANAGER, "manager or operator")
+}
+
+/// An operator has every role.
+fn with_role<T>(request: &Request<T>, role: Roles, needed: &str) -> Result<Requester, Status> {
     let identity = identity(request)?;
-    if !may_act(identity) {
-        return Err(status::role_missing("manager or operator"));
+    if !identity.roles.contains(role) && !identity.roles.contains(Roles::OPERATOR) {
+        return Err(status::role_missing(needed));
     }
     let actor = match request.metadata().get(ACTOR) {
         None => None,
@@ -188,7 +198,7 @@ pub(super) fn acting_manager<T>(request: &Request<T>) -> Result<Requester, Statu
 }
 
 fn may_act(identity: &Identity) -> bool {
-    identity.roles.contains(Roles::MANAGER) || identity.roles.contains(Roles::OPERATOR)
+    [Roles::MANAGER, Roles::PROVISIONER, Roles::OPERATOR].into_iter().any(|role| identity.roles.contains(role))
 }
 
 fn identity<T>(request: &Request<T>) -> Result<&Identity, Status> {
@@ -201,8 +211,9 @@ fn parse_roles(name: &str, roles: &[String]) -> Result<Roles, String> {
         Ok(all.with(match role.as_str() {
             "frontend" => Roles::FRONTEND,
             "manager" => Roles::MANAGER,
+            "provisioner" => Roles::PROVISIONER,
             "operator" => Roles::OPERATOR,
-            _ => return Err(format!("role `{role}` of `{name}` must be frontend, manager or operator")),
+            _ => return Err(format!("role `{role}` of `{name}` must be frontend, manager, provisioner or operator")),
         }))
     })?;
     if parsed == Roles::default() { Err(format!("`{name}` needs at least one role")) } else { Ok(parsed) }

@@ -3,7 +3,7 @@
 use prost_types::{Duration as ProtoDuration, Timestamp as ProtoTimestamp};
 
 use crate::{
-    login::Cacheable,
+    login::{Cacheable, CachedLogins},
     manage::{
         devices::{DeviceUpdate, can_change_password},
         mutation::{RequestKey, Revocation},
@@ -14,7 +14,6 @@ use crate::{
 use latchkey_core::model::{
     Invalid,
     address::Address,
-    change::Revision,
     clock::Timestamp,
     device::{Device, DeviceKind, DeviceName, LastUse, Limits},
     directory::{MailService, Mailbox, Member, Organization, Right, Role},
@@ -29,8 +28,13 @@ use latchkey_core::model::{
 
 /// RFC 3339's years 0001 to 9999, as google.protobuf.Timestamp has them.
 const TIMESTAMP_SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
+const MAX_CACHED_LOGINS: u32 = 1_000_000_000;
+const MAX_REPORT_AGE_MICROS: i64 = 3_600 * 1_000_000;
+const MAX_STREAM_KEY_BYTES: usize = 64;
 const MAX_PASSWORD_BYTES: usize = 1_024;
 const MAX_FRONTEND_CHARACTERS: usize = 64;
+/// Longer than any lease lasts.
+const MAX_WAIT: std::time::Duration = std::time::Duration::from_secs(600);
 /// Of one device.
 const MAX_SESSIONS_SHOWN: usize = 20;
 
@@ -39,19 +43,49 @@ pub(super) fn attempt(request: proto::AuthenticateRequest) -> Result<Attempt, In
     if password.expose().is_empty() || password.expose().len() > MAX_PASSWORD_BYTES {
         return Err(Invalid::new("password", "must be 1 to 1,024 bytes"));
     }
-    let frontend = request.frontend;
-    if frontend.len() > MAX_FRONTEND_CHARACTERS && frontend.chars().count() > MAX_FRONTEND_CHARACTERS {
-        return Err(Invalid::new("frontend", "must be at most 64 characters"));
-    }
-    if frontend.chars().any(char::is_control) {
-        return Err(Invalid::new("frontend", "must not hold control characters"));
+    if request.stream_key.len() > MAX_STREAM_KEY_BYTES {
+        return Err(Invalid::new("stream_key", "must be at most 64 bytes"));
     }
     Ok(Attempt {
         address: address(&request.address)?,
         password,
         protocol: protocol("protocol", request.protocol)?,
         client_ip: parse_client_ip("client_ip", &request.client_ip)?,
-        frontend: frontend.into_boxed_str(),
+        frontend: frontend(request.frontend)?,
+    })
+}
+
+fn frontend(name: String) -> Result<Box<str>, Invalid> {
+    if name.len() > MAX_FRONTEND_CHARACTERS && name.chars().count() > MAX_FRONTEND_CHARACTERS {
+        return Err(Invalid::new("frontend", "must be at most 64 characters"));
+    }
+    if name.chars().any(char::is_control) {
+        return Err(Invalid::new("frontend", "must not hold control characters"));
+    }
+    Ok(name.into_boxed_str())
+}
+
+/// Logins that a watcher answered from its cache. Its clock is taken at its word within the last hour.
+pub(super) fn cached_login(count: proto::watch_request::cached_logins::Count, now: Timestamp) -> Result<CachedLogins, Invalid> {
+    const FROM_CACHE: [Reason; 4] = [Reason::Ok, Reason::ProtocolNotAllowed, Reason::NetworkNotAllowed, Reason::DeviceExpired];
+    let last_time = optional_time("last_time", count.last_time)?.unwrap_or(now);
+    let reason = Reason::from_number(count.reason.into()).filter(|reason| FROM_CACHE.contains(reason));
+    if !(1..=MAX_CACHED_LOGINS).contains(&count.count) {
+        return Err(Invalid::new("count", "must be 1 to 1,000,000,000"));
+    }
+    Ok(CachedLogins {
+        session: Session::decode("session", &count.session)?,
+        protocol: protocol("protocol", count.protocol)?,
+        client_ip: parse_client_ip("client_ip", &count.client_ip)?,
+        frontend: frontend(count.frontend)?,
+        reason: reason.ok_or_else(|| {
+            Invalid::new(
+                "reason",
+                "must be REASON_OK, REASON_PROTOCOL_NOT_ALLOWED, REASON_NETWORK_NOT_ALLOWED or REASON_DEVICE_EXPIRED",
+            )
+        })?,
+        count: count.count,
+        last_time: Timestamp(last_time.0.clamp(now.0 - MAX_REPORT_AGE_MICROS, now.0)),
     })
 }
 
@@ -66,7 +100,6 @@ pub(super) fn verdict(verdict: &Verdict, address: &Address) -> proto::Authentica
         device_id: verdict.password.map_or_else(String::new, |password| password.device_id.to_string()),
         session: session.unwrap_or_default(),
         revision: verdict.revision.0,
-        retry_after: verdict.retry_after.map(duration),
         cache: None,
     }
 }
@@ -91,11 +124,11 @@ pub(super) fn device_id(text: &str) -> Result<DeviceId, Invalid> {
 }
 
 pub(super) fn optional_user(text: &str) -> Result<Option<UserId>, Invalid> {
-    if text.is_empty() { Ok(None) } else { UserId::parse("user", text).map(Some) }
+    if text.is_empty() { Ok(None) } else { UserId::parse("user_id", text).map(Some) }
 }
 
 pub(super) fn protocol(field: &'static str, number: i32) -> Result<Protocol, Invalid> {
-    Protocol::from_number(number.into()).ok_or_else(|| Invalid::new(field, "must be one of IMAP, POP3, SMTP, SIEVE"))
+    Protocol::from_number(number.into()).ok_or_else(|| Invalid::new(field, Protocol::ONE_OF))
 }
 
 pub(super) fn protocols(numbers: &[i32]) -> Result<Protocols, Invalid> {
@@ -133,8 +166,8 @@ pub(super) fn device_update(request: &proto::UpdateDeviceRequest) -> Result<Devi
     let mut update = DeviceUpdate::default();
     for path in paths {
         match path.as_str() {
-            "name" => update.name = Some(DeviceName::parse("name", &request.name)?),
-            "user" => update.user = Some(optional_user(&request.user)?),
+            "display_name" => update.name = Some(DeviceName::parse("display_name", &request.display_name)?),
+            "user_id" => update.user = Some(optional_user(&request.user_id)?),
             "allowed_protocols" => update.protocols = Some(protocols(&request.allowed_protocols)?),
             "allowed_networks" => {
                 update.networks = Some(Networks::parse("allowed_networks", &request.allowed_networks)?);
@@ -143,7 +176,7 @@ pub(super) fn device_update(request: &proto::UpdateDeviceRequest) -> Result<Devi
             _ => {
                 return Err(Invalid::new(
                     "update_mask",
-                    "must name only name, user, allowed_protocols, allowed_networks, expire_time",
+                    "must name only display_name, user_id, allowed_protocols, allowed_networks, expire_time",
                 ));
             }
         }
@@ -172,17 +205,19 @@ pub(super) fn request_key(id: &str, parts: &[&str]) -> Result<Option<RequestKey>
     Ok(Some(RequestKey::new(RequestId::parse("request_id", id)?, parts)))
 }
 
-pub(super) fn wait(number: i32) -> Result<Wait, Invalid> {
-    match proto::Wait::try_from(number) {
-        Ok(proto::Wait::Not) => Ok(Wait::Not),
-        Ok(proto::Wait::Unspecified | proto::Wait::ForEffective) => Ok(Wait::UntilEffective),
-        Err(_) => Err(Invalid::new("wait", "must be WAIT_FOR_EFFECTIVE or WAIT_NOT")),
-    }
+/// How long a call waits for its revocation. Absent: until it is effective.
+pub(super) fn wait(max_wait: Option<ProtoDuration>) -> Result<Wait, Invalid> {
+    let Some(max_wait) = max_wait else {
+        return Ok(Wait::UntilEffective);
+    };
+    let is_canonical = max_wait.seconds >= 0 && (0..1_000_000_000).contains(&max_wait.nanos);
+    let wait = std::time::Duration::try_from(max_wait).ok().filter(|wait| is_canonical && *wait <= MAX_WAIT);
+    wait.map(Wait::AtMost).ok_or_else(|| Invalid::new("max_wait", "must be 0 to 600 seconds"))
 }
 
 pub(super) fn role(number: i32) -> Result<Role, Invalid> {
     Role::from_number(number.into())
-        .ok_or_else(|| Invalid::new("role", "must be one of LEGAL_REPRESENTATIVE, ADMINISTRATOR, COLLABORATOR"))
+        .ok_or_else(|| Invalid::new("role", "must be one of ROLE_LEGAL_REPRESENTATIVE, ROLE_ADMINISTRATOR, ROLE_COLLABORATOR"))
 }
 
 pub(super) fn time(time: Timestamp) -> ProtoTimestamp {
@@ -199,9 +234,9 @@ pub(super) fn device(device: &Device, mailbox: &Mailbox, sessions: &[OpenSession
     proto::Device {
         device_id: device.device_id.to_string(),
         address: mailbox.address.to_string(),
-        name: device.name.as_str().to_owned(),
+        display_name: device.name.as_str().to_owned(),
         kind: kind(device.kind).into(),
-        user: device.user.as_ref().map_or_else(String::new, ToString::to_string),
+        user_id: device.user.as_ref().map_or_else(String::new, ToString::to_string),
         allowed_protocols: device.limits.protocols.iter().map(|protocol| protocol as i32).collect(),
         allowed_networks: device.limits.networks.0.iter().map(ToString::to_string).collect(),
         create_time: Some(time(device.create_time)),
@@ -223,10 +258,6 @@ fn live_session(session: &OpenSession) -> proto::LiveSession {
         client_ip: session.client_ip.map_or_else(String::new, |ip| ip.to_string()),
         frontend: session.frontend.clone(),
     }
-}
-
-fn unconfirmed_watcher(name: &str) -> proto::revocation::Unconfirmed {
-    proto::revocation::Unconfirmed { node: String::new(), name: name.to_owned() }
 }
 
 fn last_use(last: &LastUse) -> proto::device::LastUse {
@@ -253,18 +284,24 @@ pub(super) fn revocation(revocation: &Revocation) -> proto::Revocation {
             (proto::revocation::State::Effective, vec![], None)
         }
         Confirmation::Pending { unconfirmed, effective_by } => {
-            let unconfirmed = unconfirmed.iter().map(|node| proto::revocation::Unconfirmed {
-                node: node.node_id.map_or_else(String::new, |id| id.to_string()),
-                name: node.name.clone(),
+            let unconfirmed = unconfirmed.iter().map(|process| proto::revocation::UnconfirmedProcess {
+                process_id: process.node_id.map_or_else(String::new, |id| id.to_string()),
+                display_name: process.name.clone(),
             });
             (proto::revocation::State::Pending, unconfirmed.collect(), Some(time(*effective_by)))
         }
     };
+    let unconfirmed_sessions = closed
+        .silent
+        .iter()
+        .map(|host| proto::revocation::UnconfirmedSessions { host: host.name.clone(), sessions: host.sessions });
     proto::Revocation {
-        revision: revocation.revision.0,
+        revocation_id: revocation.id.to_string(),
+        revision: revocation.id.revision.0,
         state: state.into(),
         closed_sessions: closed.closed,
-        unconfirmed_sessions: closed.silent.iter().map(|name| unconfirmed_watcher(name)).collect(),
+        refused_sessions: closed.refused,
+        unconfirmed_sessions: unconfirmed_sessions.collect(),
         unconfirmed,
         effective_by,
         ended_devices: u32::try_from(revocation.ended_devices).unwrap_or(u32::MAX),
@@ -276,9 +313,13 @@ pub(super) fn event(event: &Event) -> proto::Event {
         event_id: event.event_id.to_string(),
         time: Some(time(event.time)),
         r#type: event.kind as i32,
+        organization_id: String::new(),
+        mail_service_id: String::new(),
+        mailbox_id: event.mailbox_id.to_string(),
+        user_id: String::new(),
         device_id: event.device_id.map_or_else(String::new, |id| id.to_string()),
-        device_name: event.device_name.clone(),
-        actor: event.actor.clone(),
+        device_display_name: event.device_name.clone(),
+        actor_user_id: event.actor.clone(),
         caller: event.caller.clone(),
         peer: event.peer.clone(),
         revision: event.revision.0,
@@ -288,7 +329,12 @@ pub(super) fn event(event: &Event) -> proto::Event {
 }
 
 fn logins(logins: &Logins) -> proto::event::Logins {
-    let decision = if logins.reason == Reason::Ok { proto::Decision::Allow } else { proto::Decision::Deny };
+    let decision = match logins.reason {
+        Reason::Ok => proto::Decision::Allow,
+        // Not judged.
+        Reason::Throttled => proto::Decision::Unspecified,
+        _ => proto::Decision::Deny,
+    };
     proto::event::Logins {
         decision: decision.into(),
         reason: reason(logins.reason).into(),
@@ -311,7 +357,7 @@ pub(super) fn organization(organization: Organization) -> proto::Organization {
 pub(super) fn member(member: &Member) -> proto::Member {
     proto::Member {
         organization_id: member.organization_id.to_string(),
-        user: member.user.to_string(),
+        user_id: member.user.to_string(),
         role: member.role as i32,
         suspended: member.suspended,
     }
@@ -328,7 +374,7 @@ pub(super) fn mail_service(service: MailService) -> proto::MailService {
 }
 
 pub(super) fn right(right: &Right) -> proto::Right {
-    proto::Right { mail_service_id: right.mail_service_id.to_string(), user: right.user.to_string() }
+    proto::Right { mail_service_id: right.mail_service_id.to_string(), user_id: right.user.to_string() }
 }
 
 pub(super) fn mailbox(mailbox: &Mailbox) -> proto::Mailbox {
@@ -340,9 +386,4 @@ pub(super) fn mailbox(mailbox: &Mailbox) -> proto::Mailbox {
         generic_login_enabled: mailbox.generic_login,
         create_time: Some(time(mailbox.create_time)),
     }
-}
-
-/// A revision as it came.
-pub(super) fn revision(number: u64) -> Revision {
-    Revision(number)
 }

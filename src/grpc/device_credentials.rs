@@ -1,5 +1,6 @@
 //! The service `DeviceCredentials`.
 
+use latchkey_core::model::change::RevocationId;
 use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
@@ -70,9 +71,9 @@ impl DeviceCredentials for DeviceCredentialsService {
             let address = convert::address(&request.address)?;
             let asked = proto::CreateDeviceRequest { request_id: String::new(), ..request.clone() };
             let new = NewDevice {
-                name: DeviceName::parse("name", &request.name)?,
+                name: DeviceName::parse("display_name", &request.display_name)?,
                 password,
-                user: convert::optional_user(&request.user)?,
+                user: convert::optional_user(&request.user_id)?,
                 limits: convert::limits(&request.allowed_protocols, &request.allowed_networks, request.expire_time)?,
             };
             let key = convert::request_key(&request.request_id, &["CreateDevice", &in_full(&asked)])?;
@@ -92,9 +93,10 @@ impl DeviceCredentials for DeviceCredentialsService {
             let address = convert::address(&request.address)?;
             let device_id = convert::device_id(&request.device_id)?;
             let update = convert::device_update(&request)?;
-            let asked = proto::UpdateDeviceRequest { request_id: String::new(), ..request.clone() };
+            let wait = convert::wait(request.max_wait)?;
+            let asked = proto::UpdateDeviceRequest { request_id: String::new(), max_wait: None, ..request.clone() };
             let key = convert::request_key(&request.request_id, &["UpdateDevice", &in_full(&asked)])?;
-            let (mailbox, device, revocation) = self.0.update(&who, &address, device_id, &update, key.as_ref()).await?;
+            let (mailbox, device, revocation) = self.0.update(&who, &address, device_id, &update, key.as_ref(), wait).await?;
             Ok(proto::UpdateDeviceResponse {
                 device: Some(convert::device(&device, &mailbox, &[])),
                 revocation: Some(convert::revocation(&revocation)),
@@ -110,7 +112,7 @@ impl DeviceCredentials for DeviceCredentialsService {
         let run = async {
             let address = convert::address(&request.address)?;
             let device_id = convert::device_id(&request.device_id)?;
-            let wait = convert::wait(request.wait)?;
+            let wait = convert::wait(request.max_wait)?;
             let key = convert::request_key(&request.request_id, &["ChangePassword", address.as_str(), &device_id.to_string()])?;
             let changed = self.0.change_password(&who, &address, device_id, password.as_ref(), key.as_ref(), wait).await?;
             Ok(proto::ChangePasswordResponse {
@@ -131,7 +133,7 @@ impl DeviceCredentials for DeviceCredentialsService {
         let run = async {
             let address = convert::address(&request.address)?;
             let device_id = convert::device_id(&request.device_id)?;
-            let wait = convert::wait(request.wait)?;
+            let wait = convert::wait(request.max_wait)?;
             let key = convert::request_key(&request.request_id, &["DisconnectDevice", address.as_str(), &device_id.to_string()])?;
             let revocation = self.0.disconnect(&who, &address, device_id, key.as_ref(), wait).await?;
             Ok(proto::DisconnectDeviceResponse { revocation: Some(convert::revocation(&revocation)) })
@@ -147,7 +149,7 @@ impl DeviceCredentials for DeviceCredentialsService {
         let request = request.into_inner();
         let run = async {
             let address = convert::address(&request.address)?;
-            let wait = convert::wait(request.wait)?;
+            let wait = convert::wait(request.max_wait)?;
             let (gone, revocation) = if request.validate_only {
                 let etag = match request.etag.as_str() {
                     "" => None,
@@ -174,8 +176,8 @@ impl DeviceCredentials for DeviceCredentialsService {
         let who = acting_manager(&request)?;
         let request = request.into_inner();
         let run = async {
-            let user = UserId::parse("user", &request.user)?;
-            let wait = convert::wait(request.wait)?;
+            let user = UserId::parse("user_id", &request.user_id)?;
+            let wait = convert::wait(request.max_wait)?;
             let (place, target) = match &request.scope {
                 None => return Err(no_scope()),
                 Some(Scope::Address(address)) => (UserDevicesPlace::Mailbox(convert::address(address)?), format!("@{address}")),
@@ -185,10 +187,7 @@ impl DeviceCredentials for DeviceCredentialsService {
             };
             let key = convert::request_key(&request.request_id, &["DisconnectUserDevices", user.as_str(), &target])?;
             let revocation = self.0.disconnect_user(&who, &user, &place, key.as_ref(), wait).await?;
-            Ok(proto::DisconnectUserDevicesResponse {
-                disconnected_devices: u32::try_from(revocation.ended_devices).unwrap_or(u32::MAX),
-                revocation: Some(convert::revocation(&revocation)),
-            })
+            Ok(proto::DisconnectUserDevicesResponse { revocation: Some(convert::revocation(&revocation)) })
         };
         answer(run.await)
     }
@@ -198,7 +197,7 @@ impl DeviceCredentials for DeviceCredentialsService {
         let who = acting_manager(&request)?;
         let request = request.into_inner();
         let run = async {
-            let wait = convert::wait(request.wait)?;
+            let wait = convert::wait(request.max_wait)?;
             let (place, target) = match &request.scope {
                 None => return Err(no_scope()),
                 Some(Scope::Address(address)) => (GenericPlace::Mailbox(convert::address(address)?), format!("@{address}")),
@@ -215,17 +214,25 @@ impl DeviceCredentials for DeviceCredentialsService {
     }
 
     async fn await_revocation(&self, request: Request<proto::AwaitRevocationRequest>) -> Answer<proto::AwaitRevocationResponse> {
-        acting_manager(&request)?;
-        let revision = convert::revision(request.into_inner().revision);
-        let awaited = self.0.await_revocation(revision).await;
-        answer(awaited.map(|revocation| proto::AwaitRevocationResponse { revocation: Some(convert::revocation(&revocation)) }))
+        let who = acting_manager(&request)?;
+        let request = request.into_inner();
+        let run = async {
+            let wait = convert::wait(request.max_wait)?;
+            let id = RevocationId::parse("revocation_id", &request.revocation_id)?;
+            let revocation = self.0.await_revocation(&who, id, wait).await?;
+            Ok(proto::AwaitRevocationResponse { revocation: Some(convert::revocation(&revocation)) })
+        };
+        answer(run.await)
     }
 
     async fn list_events(&self, request: Request<proto::ListEventsRequest>) -> Answer<proto::ListEventsResponse> {
         let who = acting_manager(&request)?;
         let request = request.into_inner();
         let run = async {
-            let address = convert::address(&request.address)?;
+            let Some(proto::list_events_request::Scope::Address(address)) = &request.scope else {
+                return Err(Invalid::new("scope", "must be an address").into());
+            };
+            let address = convert::address(address)?;
             let device_id = optional_device_id(&request.device_id)?;
             let size = page::size(request.page_size)?;
             let pages = List::of("ListEvents", &format!("{address} {}", request.device_id));

@@ -6,25 +6,26 @@ use futures_util::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    caller::manager,
+    caller::provisioner,
     convert,
     page::{self, List},
-    status::{draining, refused},
+    status::{draining, in_a_stream, invalid, refused},
     streaming::{self, answered_by},
 };
 use crate::{
     lifecycle::Drain,
     manage::{
         Refusal,
-        directory::{Directory, ImportLine, Imported},
+        directory::{Directory, ImportLine, Imported, NewMember},
     },
     passwords::imported,
     proto::{self, directory_server},
+    replication::confirmation::Wait,
 };
 use latchkey_core::model::{
     address::Address,
     caller::Requester,
-    directory::{Member, Right, parse_display_name},
+    directory::{Right, parse_display_name},
     id::{MailServiceId, OrganizationId, UserId},
 };
 
@@ -95,13 +96,14 @@ impl directory_server::Directory for DirectoryService {
     async fn put_member(&self, request: Request<proto::PutMemberRequest>) -> Answer<proto::PutMemberResponse> {
         let (who, request) = asked(request)?;
         let run = async {
-            let member = Member {
+            let member = NewMember {
                 organization_id: organization_id(&request.organization_id)?,
-                user: user(&request.user)?,
+                user: user(&request.user_id)?,
                 role: convert::role(request.role)?,
                 suspended: request.suspended,
             };
-            let revocation = self.directory.put_member(&who, &member).await?;
+            let wait = convert::wait(request.max_wait)?;
+            let (member, revocation) = self.directory.put_member(&who, &member, wait).await?;
             Ok(proto::PutMemberResponse {
                 member: Some(convert::member(&member)),
                 revocation: Some(convert::revocation(&revocation)),
@@ -114,7 +116,7 @@ impl directory_server::Directory for DirectoryService {
         let (who, request) = asked(request)?;
         let run = async {
             let organization = organization_id(&request.organization_id)?;
-            let member = self.directory.member(&who, &organization, &user(&request.user)?).await?;
+            let member = self.directory.member(&who, &organization, &user(&request.user_id)?).await?;
             Ok(proto::GetMemberResponse { member: Some(convert::member(&member)) })
         };
         answer(run.await)
@@ -138,7 +140,8 @@ impl directory_server::Directory for DirectoryService {
         let (who, request) = asked(request)?;
         let run = async {
             let organization = organization_id(&request.organization_id)?;
-            let revocation = self.directory.delete_member(&who, &organization, &user(&request.user)?).await?;
+            let wait = convert::wait(request.max_wait)?;
+            let revocation = self.directory.delete_member(&who, &organization, &user(&request.user_id)?, wait).await?;
             Ok(proto::DeleteMemberResponse { revocation: Some(convert::revocation(&revocation)) })
         };
         answer(run.await)
@@ -198,7 +201,7 @@ impl directory_server::Directory for DirectoryService {
     async fn put_right(&self, request: Request<proto::PutRightRequest>) -> Answer<proto::PutRightResponse> {
         let (who, request) = asked(request)?;
         let run = async {
-            let right = right(&request.mail_service_id, &request.user)?;
+            let right = right(&request.mail_service_id, &request.user_id)?;
             self.directory.put_right(&who, &right).await?;
             Ok(proto::PutRightResponse { right: Some(convert::right(&right)) })
         };
@@ -208,7 +211,7 @@ impl directory_server::Directory for DirectoryService {
     async fn get_right(&self, request: Request<proto::GetRightRequest>) -> Answer<proto::GetRightResponse> {
         let (who, request) = asked(request)?;
         let run = async {
-            let right = self.directory.right(&who, &right(&request.mail_service_id, &request.user)?).await?;
+            let right = self.directory.right(&who, &right(&request.mail_service_id, &request.user_id)?).await?;
             Ok(proto::GetRightResponse { right: Some(convert::right(&right)) })
         };
         answer(run.await)
@@ -231,7 +234,9 @@ impl directory_server::Directory for DirectoryService {
     async fn delete_right(&self, request: Request<proto::DeleteRightRequest>) -> Answer<proto::DeleteRightResponse> {
         let (who, request) = asked(request)?;
         let run = async {
-            let revocation = self.directory.delete_right(&who, &right(&request.mail_service_id, &request.user)?).await?;
+            let wait = convert::wait(request.max_wait)?;
+            let right = right(&request.mail_service_id, &request.user_id)?;
+            let revocation = self.directory.delete_right(&who, &right, wait).await?;
             Ok(proto::DeleteRightResponse { revocation: Some(convert::revocation(&revocation)) })
         };
         answer(run.await)
@@ -246,7 +251,8 @@ impl directory_server::Directory for DirectoryService {
                 "" => None,
                 hash => Some(imported::parse("generic_password_hash", hash)?),
             };
-            let (mailbox, revocation) = self.directory.put_mailbox(&who, &address, &service, generic.as_ref()).await?;
+            let wait = convert::wait(request.max_wait)?;
+            let (mailbox, revocation) = self.directory.put_mailbox(&who, &address, &service, generic.as_ref(), wait).await?;
             Ok(proto::PutMailboxResponse {
                 mailbox: Some(convert::mailbox(&mailbox)),
                 revocation: revocation.as_ref().map(convert::revocation),
@@ -282,7 +288,8 @@ impl directory_server::Directory for DirectoryService {
         let (who, request) = asked(request)?;
         let run = async {
             let address = convert::address(&request.address)?;
-            let (mailbox, revocation) = self.directory.suspend_mailbox(&who, &address, true).await?;
+            let wait = convert::wait(request.max_wait)?;
+            let (mailbox, revocation) = self.directory.suspend_mailbox(&who, &address, true, wait).await?;
             Ok(proto::SuspendMailboxResponse {
                 mailbox: Some(convert::mailbox(&mailbox)),
                 revocation: Some(convert::revocation(&revocation)),
@@ -295,7 +302,7 @@ impl directory_server::Directory for DirectoryService {
         let (who, request) = asked(request)?;
         let run = async {
             let address = convert::address(&request.address)?;
-            let (mailbox, _) = self.directory.suspend_mailbox(&who, &address, false).await?;
+            let (mailbox, _) = self.directory.suspend_mailbox(&who, &address, false, Wait::UntilEffective).await?;
             Ok(proto::ResumeMailboxResponse { mailbox: Some(convert::mailbox(&mailbox)) })
         };
         answer(run.await)
@@ -304,7 +311,8 @@ impl directory_server::Directory for DirectoryService {
     async fn delete_mailbox(&self, request: Request<proto::DeleteMailboxRequest>) -> Answer<proto::DeleteMailboxResponse> {
         let (who, request) = asked(request)?;
         let run = async {
-            let revocation = self.directory.delete_mailbox(&who, &convert::address(&request.address)?).await?;
+            let wait = convert::wait(request.max_wait)?;
+            let revocation = self.directory.delete_mailbox(&who, &convert::address(&request.address)?, wait).await?;
             Ok(proto::DeleteMailboxResponse { revocation: Some(convert::revocation(&revocation)) })
         };
         answer(run.await)
@@ -362,8 +370,7 @@ fn line(line: proto::import_request::Line) -> ImportLine {
 fn imported_batch(imported: Imported) -> proto::ImportResponse {
     let refusals = imported.refused.into_iter().map(|refused| proto::import_response::Refusal {
         number: refused.number,
-        reason: refused.why.reason.to_owned(),
-        message: refused.why.to_string(),
+        error: Some(in_a_stream(&invalid(&refused.why))),
     });
     proto::ImportResponse {
         last_line: imported.last_line,
@@ -382,7 +389,7 @@ fn mail_service_id(text: &str) -> Result<MailServiceId, Refusal> {
 }
 
 fn user(text: &str) -> Result<UserId, Refusal> {
-    Ok(UserId::parse("user", text)?)
+    Ok(UserId::parse("user_id", text)?)
 }
 
 fn right(service: &str, person: &str) -> Result<Right, Refusal> {
@@ -390,7 +397,7 @@ fn right(service: &str, person: &str) -> Result<Right, Refusal> {
 }
 
 fn asked<T>(request: Request<T>) -> Result<(Requester, T), Status> {
-    let who = manager(&request)?;
+    let who = provisioner(&request)?;
     Ok((who, request.into_inner()))
 }
 

@@ -18,7 +18,7 @@ macro_rules! redacted {
 }
 
 redacted!(AuthenticateRequest: address, protocol, client_ip, frontend);
-redacted!(CreateDeviceRequest: address, name, user, allowed_protocols, allowed_networks, expire_time, request_id);
+redacted!(CreateDeviceRequest: address, display_name, user_id, allowed_protocols, allowed_networks, expire_time, request_id);
 redacted!(CreateDeviceResponse: device);
-redacted!(ChangePasswordRequest: address, device_id, request_id, wait);
+redacted!(ChangePasswordRequest: address, device_id, request_id, max_wait);
 redacted!(ChangePasswordResponse: device, revocation);

@@ -95,7 +95,11 @@ impl Health {
 pub fn routes(services: Services, policy: &CallerPolicy) -> Result<(Routes, Health), tonic_reflection::server::Error> {
     let Services { authorization, device_credentials, directory } = services;
     let (reporter, health) = tonic_health::server::health_reporter();
-    let reflection = || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(proto::DESCRIPTORS);
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
     let mut routes = Routes::builder();
     routes.add_service(InterceptedService::new(
         AuthorizationServer::new(authorization).max_decoding_message_size(MAX_MESSAGE_BYTES),

@@ -123,7 +123,7 @@ pub(super) fn role_missing(needed: &str) -> Status {
 }
 
 pub(super) fn actor_not_allowed() -> Status {
-    let words = "only a manager or an operator may act for somebody (metadata latchkey-actor)";
+    let words = "only a manager, a provisioner or an operator may act for somebody (metadata latchkey-actor)";
     Status::with_error_details(Code::PermissionDenied, words, with_reason("ACTOR_NOT_ALLOWED"))
 }
 
@@ -132,18 +132,28 @@ pub(super) fn internal() -> Status {
     Status::with_error_details(Code::Internal, "an error of the server; its log says more", with_reason("INTERNAL"))
 }
 
-/// What a status says in its details.
-pub(super) struct Details {
-    pub reason: String,
-    pub retry_after: Option<Duration>,
+/// A status as a message: what a stream answers for one of its requests.
+pub(super) fn in_a_stream(status: &Status) -> tonic_types::Status {
+    // Made by ourselves: its details are that message, whole.
+    prost::Message::decode(status.details()).ok().filter(|it: &tonic_types::Status| it.code != 0).unwrap_or_else(|| {
+        tonic_types::Status { code: status.code() as i32, message: status.message().to_owned(), details: vec![] }
+    })
 }
 
-pub(super) fn details(status: &Status) -> Details {
-    let details = status.get_error_details();
-    Details {
-        reason: details.error_info().map(|info| info.reason.clone()).unwrap_or_default(),
-        retry_after: details.retry_info().and_then(|info| info.retry_delay),
-    }
+/// A guess that was not judged: after the time that a denial takes.
+pub(super) fn throttled(retry_after: Option<Duration>) -> Status {
+    let mut details = with_reason("THROTTLED");
+    details.set_retry_info(Some(retry_after.unwrap_or(RETRY)));
+    let words = "too many wrong guesses; the password was not judged; try later";
+    Status::with_error_details(Code::ResourceExhausted, words, details)
+}
+
+/// A watcher that speaks another version of the protocol.
+pub(super) fn unknown_protocol_version() -> Status {
+    let why = "must be 1: this server speaks no other version";
+    let mut details = with_reason("PROTOCOL_VERSION_UNKNOWN");
+    details.add_bad_request_violation("protocol_version", why);
+    Status::with_error_details(Code::InvalidArgument, format!("protocol_version {why}"), details)
 }
 
 fn store(error: &StoreError) -> Status {

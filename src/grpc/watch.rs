@@ -33,7 +33,7 @@ use crate::{
     replication::Feed,
 };
 use latchkey_core::{
-    downstream::{CutOff, Hello, Message, Opened, Outbox, QUEUE, Watchers, Welcome},
+    downstream::{CutOff, End, Hello, Message, Opened, Outbox, QUEUE, StreamKey, Watchers, Welcome},
     model::{
         Invalid,
         address::Address,
@@ -44,6 +44,8 @@ use latchkey_core::{
     },
 };
 
+/// Of the messages.
+const PROTOCOL_VERSION: u32 = 1;
 /// For the first message.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// After a session could not be judged.
@@ -99,12 +101,15 @@ impl Door {
         let Ok(Some(Ok(proto::WatchRequest { message: Some(Request::Hello(hello)) }))) = hello else {
             return Err(invalid(&Invalid::new("hello", "must be the first message, within 10 seconds")));
         };
+        if hello.protocol_version != PROTOCOL_VERSION {
+            return Err(status::unknown_protocol_version());
+        }
         let hello = parse_hello(hello).map_err(|why| invalid(&why))?;
         if hello.resume.is_some_and(|resume| resume.revision > self.feed.applied()) {
             // It comes from a replica that is ahead of this one.
             self.feed.sync().await.map_err(|_| status::no_answer(&NoAnswer::StoreUnavailable))?;
         }
-        let name = hello.name.clone();
+        let (name, key) = (hello.name.clone(), hello.key);
         let watchers = Arc::clone(self.feed.watchers());
         let (queue, messages) = mpsc::channel(QUEUE);
         let (cut, cut_off) = oneshot::channel();
@@ -115,10 +120,12 @@ impl Door {
         let watcher = Connected { watchers, number, name, doubtful: doubtful.clone(), judge, feed: self.feed, login: self.login };
         info!(watcher = watcher.name, starts_empty, "a watcher has come");
         let welcome = Response::Welcome(watch_response::Welcome {
+            protocol_version: PROTOCOL_VERSION,
             replica: watcher.feed.settings().node_name.clone(),
             position: Some(to_position(position)),
             start_empty: starts_empty,
             lease: Some(convert::duration(watcher.feed.longest_grant())),
+            stream_key: key.0.to_vec(),
         });
         let (end, ended) = oneshot::channel();
         tokio::spawn(async move {
@@ -198,27 +205,43 @@ impl Connected {
             Some(Request::Renew(watch_request::Renew { number })) => {
                 self.watchers.renew(self.number, number).map_err(protocol_error)
             }
-            Some(Request::Acknowledge(watch_request::Acknowledge { revision, closed })) => {
-                if closed.len() > MAX_SESSIONS_AT_ONCE {
-                    return Err(invalid(&Invalid::new("closed", "must be at most 1,000 at once")));
-                }
-                let closed: Vec<_> = closed.iter().map(|closed| (Revision(closed.revision), closed.sessions)).collect();
-                self.watchers.acknowledge(self.number, Revision(revision), &closed).map_err(protocol_error)
+            Some(Request::Acknowledge(watch_request::Acknowledge { revision })) => {
+                self.watchers.acknowledge(self.number, Revision(revision)).map_err(protocol_error)
             }
             Some(Request::SessionsOpened(watch_request::SessionsOpened { sessions })) => {
-                if sessions.len() > MAX_SESSIONS_AT_ONCE {
-                    return Err(invalid(&Invalid::new("sessions", "must be at most 1,000 at once")));
+                if sessions.is_empty() || sessions.len() > MAX_SESSIONS_AT_ONCE {
+                    return Err(invalid(&Invalid::new("sessions", "must be 1 to 1,000 at once")));
                 }
                 sessions.into_iter().try_for_each(|opened| self.opened(opened))
             }
-            Some(Request::SessionsClosed(watch_request::SessionsClosed { numbers })) => {
-                if numbers.len() > MAX_SESSIONS_AT_ONCE {
-                    return Err(invalid(&Invalid::new("numbers", "must be at most 1,000 at once")));
-                }
-                numbers.iter().try_for_each(|number| self.watchers.session_closed(self.number, *number)).map_err(protocol_error)
+            // Which change was the cause, the server knows itself: it ended the session's password.
+            Some(Request::SessionsClosed(watch_request::SessionsClosed { numbers, revision: _ })) => {
+                self.ended(&numbers, End::Closed)
             }
+            Some(Request::SessionsRefused(watch_request::SessionsRefused { numbers, revision: _ })) => {
+                self.ended(&numbers, End::Refused)
+            }
+            Some(Request::CachedLogins(watch_request::CachedLogins { counts })) => self.cached_logins(counts),
             Some(Request::Surrender(watch_request::Surrender {})) => self.watchers.surrender(self.number).map_err(protocol_error),
         }
+    }
+
+    fn ended(&self, numbers: &[u64], end: End) -> Result<(), Status> {
+        if numbers.is_empty() || numbers.len() > MAX_SESSIONS_AT_ONCE {
+            return Err(invalid(&Invalid::new("numbers", "must be 1 to 1,000 at once")));
+        }
+        self.watchers.sessions_ended(self.number, numbers, end).map_err(protocol_error)
+    }
+
+    /// Logins that the watcher answered from its cache: to the history, as if they had been answered here.
+    fn cached_logins(&self, counts: Vec<watch_request::cached_logins::Count>) -> Result<(), Status> {
+        if counts.is_empty() || counts.len() > MAX_SESSIONS_AT_ONCE {
+            return Err(invalid(&Invalid::new("counts", "must be 1 to 1,000 at once")));
+        }
+        let now = self.login.clock.wall();
+        let counts = counts.into_iter().map(|count| convert::cached_login(count, now)).collect::<Result<Vec<_>, _>>();
+        counts.map_err(|why| invalid(&why))?.iter().for_each(|cached| self.login.note_cached(cached));
+        Ok(())
     }
 
     fn opened(&self, opened: watch_request::sessions_opened::Opened) -> Result<(), Status> {
@@ -296,14 +319,14 @@ async fn judge_sessions(
 }
 
 fn parse_hello(hello: watch_request::Hello) -> Result<Hello, Invalid> {
-    let watch_request::Hello { name, watcher_id, resume, observe } = hello;
+    let watch_request::Hello { protocol_version: _, name, watcher_id, resume, observe } = hello;
     let characters = name.chars().count();
     if characters == 0 || characters > MAX_NAME_CHARACTERS || name.chars().any(char::is_control) {
         return Err(Invalid::new("name", "must be 1 to 64 characters, no control characters"));
     }
     let id = Uuid::try_parse(&watcher_id).map_err(|_| Invalid::new("watcher_id", "must be a UUID (36 characters)"))?;
     let resume = resume.map(|position| Position { revision: Revision(position.revision), nonce: position.nonce });
-    Ok(Hello { name, id, resume, observes: observe })
+    Ok(Hello { name, id, resume, observes: observe, key: StreamKey(crate::random::bytes()) })
 }
 
 fn to_position(position: Position) -> proto::Position {
@@ -312,16 +335,21 @@ fn to_position(position: Position) -> proto::Position {
 
 fn to_response(message: Message) -> Response {
     match message {
-        Message::Change(change) => Response::Change(to_change(&change)),
+        Message::Change { change, previous } => Response::Change(to_change(&change, previous)),
         Message::StartEmpty(position) => {
             Response::StartEmpty(watch_response::StartEmpty { position: Some(to_position(position)) })
         }
-        Message::Granted { number, lease } => {
-            Response::Grant(watch_response::Grant { number, duration: Some(convert::duration(lease)) })
-        }
-        Message::Close { numbers, reason } => {
-            Response::CloseSessions(watch_response::CloseSessions { numbers, reason: convert::reason(reason).into() })
-        }
+        Message::Granted { number, lease, previous, position } => Response::Grant(watch_response::Grant {
+            number,
+            duration: Some(convert::duration(lease)),
+            previous: Some(to_position(previous)),
+            position: Some(to_position(position)),
+        }),
+        Message::Close { numbers, reason, revision } => Response::CloseSessions(watch_response::CloseSessions {
+            numbers,
+            reason: convert::reason(reason).into(),
+            revision: revision.map_or(0, |revision| revision.0),
+        }),
         Message::Draining => Response::Draining(watch_response::Draining {}),
         // Judged here; see the caller.
         Message::Judge(_) => Response::CloseSessions(watch_response::CloseSessions::default()),
@@ -330,12 +358,18 @@ fn to_response(message: Message) -> Response {
             name: it.name,
             is_replica: it.is_replica,
             took: Some(convert::duration(it.took)),
+        }),
+        Message::SessionsEnded(it) => Response::SessionsEnded(watch_response::SessionsEnded {
+            revision: it.revision.0,
+            name: it.name,
             closed_sessions: it.closed,
+            refused_sessions: it.refused,
+            took: Some(convert::duration(it.took)),
         }),
     }
 }
 
-fn to_change(change: &Change) -> watch_response::Change {
+fn to_change(change: &Change, previous: Position) -> watch_response::Change {
     let (mailboxes, mail_service) = match &change.scope {
         Scope::Mailboxes(keys) => (keys.iter().map(|key| key.0.to_vec()).collect(), vec![]),
         Scope::Service(service) => (vec![], service.0.to_be_bytes().to_vec()),
@@ -345,5 +379,11 @@ fn to_change(change: &Change) -> watch_response::Change {
         generation: ended.generation,
         reason: convert::reason(ended.reason).into(),
     });
-    watch_response::Change { position: Some(to_position(change.position())), mailboxes, mail_service, ended: ended.collect() }
+    watch_response::Change {
+        position: Some(to_position(change.position())),
+        previous: Some(to_position(previous)),
+        mailboxes,
+        mail_service,
+        ended: ended.collect(),
+    }
 }

@@ -4,7 +4,7 @@
 mod proof;
 mod upgrade;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use tracing::error;
 
@@ -29,6 +29,7 @@ use latchkey_core::{
         change::{Revision, ServiceKey},
         clock::{BootTime, SharedClock, Timestamp},
         device::{Generation, Limits},
+        protocol::Protocol,
         record::MailboxRecord,
         verdict::{Attempt, ProvenPassword, Reason, Session, Verdict},
     },
@@ -57,6 +58,18 @@ pub struct Cacheable {
     pub service: ServiceKey,
     pub generation: Generation,
     pub limits: Limits,
+}
+
+/// Logins of one device that were alike, and that a watcher answered from its cache.
+#[derive(Clone, Debug)]
+pub struct CachedLogins {
+    pub session: Session,
+    pub protocol: Protocol,
+    pub client_ip: Option<IpAddr>,
+    pub frontend: Box<str>,
+    pub reason: Reason,
+    pub count: u32,
+    pub last_time: Timestamp,
 }
 
 /// What judges logins.
@@ -119,6 +132,20 @@ impl Login {
             self.note(mailbox, attempt, &verdict, now);
             verdict
         })
+    }
+
+    /// Counts logins that a watcher answered from its cache.
+    pub fn note_cached(&self, cached: &CachedLogins) {
+        let Session { password, revision, .. } = &cached.session;
+        self.history.note(Noted {
+            mailbox_id: password.mailbox_id,
+            protocol: cached.protocol,
+            client_ip: cached.client_ip,
+            frontend: &cached.frontend,
+            verdict: &Verdict { reason: cached.reason, revision: *revision, password: Some(*password), retry_after: None },
+            time: cached.last_time,
+            count: cached.count,
+        });
     }
 
     /// What a watcher may cache of a verdict that allows: as of the verdict's revision, or later.
@@ -270,6 +297,7 @@ impl Login {
             frontend: &attempt.frontend,
             verdict,
             time,
+            count: 1,
         });
     }
 }

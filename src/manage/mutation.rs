@@ -1,5 +1,6 @@
 //! How a change ends: in one transaction with its row in the change log and its events, under the caller's request id; then confirmed.
 
+use latchkey_core::model::change::RevocationId;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
@@ -27,7 +28,7 @@ use latchkey_core::model::{
 /// What a call that revokes answers.
 #[derive(Clone, Debug)]
 pub struct Revocation {
-    pub revision: Revision,
+    pub id: RevocationId,
     pub ended_devices: usize,
     pub confirmation: Confirmation,
 }
@@ -162,5 +163,5 @@ pub async fn confirmed(
 ) -> Result<Revocation, Refusal> {
     let change = change.into();
     let confirmation = feed.confirm(change, wait).await?;
-    Ok(Revocation { revision: change.revision, ended_devices, confirmation })
+    Ok(Revocation { id: change.id(), ended_devices, confirmation })
 }

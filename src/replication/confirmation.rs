@@ -1,5 +1,6 @@
 //! Waiting until a change holds everywhere: the second half of a revocation (DESIGN.md §6, point 4).
 
+use latchkey_core::model::session::SilentHost;
 use std::{sync::Arc, time::Duration};
 
 use tokio::sync::oneshot;
@@ -11,7 +12,7 @@ use latchkey_core::confirmation::{Judged, Waiting};
 use latchkey_core::{
     confirmation::Node,
     model::{
-        change::{Position, Revision},
+        change::{Position, Revision, RevocationId},
         clock::{BootTime, Timestamp},
         id::NodeId,
         session::Closing,
@@ -22,6 +23,9 @@ use latchkey_core::{
 const LOOK_PART: u32 = 16;
 const LOOK: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(20)];
 
+/// How long an answer waits for reports of sessions once the change is effective.
+const REPORTS_WAIT: Duration = Duration::from_secs(1);
+
 /// How often rows are looked at that were waited for in vain: one that moves, and stays late, may do so for ever.
 const LAST_LOOKS: usize = 3;
 
@@ -29,7 +33,8 @@ const LAST_LOOKS: usize = 3;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Wait {
     UntilEffective,
-    Not,
+    /// Zero: not at all.
+    AtMost(Duration),
 }
 
 /// How far a change has come.
@@ -47,13 +52,20 @@ pub enum Confirmation {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ClosedSessions {
     pub closed: u32,
-    /// The watchers that did not say so, and the replicas whose watchers nobody could ask.
-    pub silent: Vec<String>,
+    /// Still connected, and refused at their next command.
+    pub refused: u32,
+    /// The watchers that reported neither, and the replicas whose watchers could not be asked.
+    pub silent: Vec<SilentHost>,
+}
+
+fn unknown_host(name: String) -> SilentHost {
+    SilentHost { name, sessions: 0 }
 }
 
 impl ClosedSessions {
     fn unknown() -> Self {
-        Self { closed: 0, silent: vec!["unknown: the database does not answer".to_owned()] }
+        let silent = vec![unknown_host("unknown: the database does not answer".to_owned())];
+        Self { closed: 0, refused: 0, silent }
     }
 }
 
@@ -63,6 +75,19 @@ pub struct Awaited {
     pub revision: Revision,
     /// `None`: of a change that was made before, as it stands in the log when the wait begins.
     nonce: Option<i64>,
+}
+
+impl Awaited {
+    /// What callers know it by.
+    pub fn id(self) -> RevocationId {
+        RevocationId { revision: self.revision, nonce: self.nonce }
+    }
+}
+
+impl From<RevocationId> for Awaited {
+    fn from(id: RevocationId) -> Self {
+        Self { revision: id.revision, nonce: id.nonce }
+    }
 }
 
 impl From<Position> for Awaited {
@@ -111,7 +136,7 @@ impl Feed {
             None => self.store.head(revision).await.ok().and_then(|head| head.applied_nonce),
         };
         let change = Awaited { revision, nonce };
-        if wait == Wait::Not {
+        if wait == Wait::AtMost(Duration::ZERO) {
             return self.look(change, &mut waiting).await;
         }
         let feed = Arc::clone(self);
@@ -121,6 +146,12 @@ impl Feed {
             loop {
                 let state = feed.look(change, &mut waiting).await;
                 if !matches!(state, Ok(Confirmation::Pending { .. })) {
+                    let state = match state {
+                        Ok(Confirmation::Effective(sessions)) => {
+                            Ok(Confirmation::Effective(feed.with_late_reports(revision, sessions).await))
+                        }
+                        other => other,
+                    };
                     // Whoever asked may have hung up.
                     let _ = answer.send(state);
                     return feed.remove_late(change, waiting).await;
@@ -136,8 +167,17 @@ impl Feed {
                 }
             }
         });
-        // A panic in there is a bug; what it leaves us with is that nothing is known.
-        answered.await.unwrap_or_else(|_| Ok(self.unknown(&Waiting::new(revision, committed, self.settings.lease))))
+        let answer = match wait {
+            Wait::UntilEffective => Ok(answered.await),
+            Wait::AtMost(limit) => tokio::time::timeout(limit, answered).await,
+        };
+        let mut waiting = Waiting::new(revision, committed, self.settings.lease);
+        match answer {
+            Ok(Ok(answer)) => answer,
+            // A panic in there is a bug; what it leaves us with is that nothing is known.
+            Ok(Err(_)) => Ok(self.unknown(&waiting)),
+            Err(_) => self.look(change, &mut waiting).await,
+        }
     }
 
     /// Who was waited for in vain is waited for once: its row goes as soon as it was seen not to move for a whole lease, which it could not be seen yet.
@@ -186,7 +226,7 @@ impl Feed {
             Judged::Over { unmoved } => {
                 // What their watchers had open nobody has told.
                 let late = nodes.iter().filter(|node| !node.lease.is_zero() && node.applied < change.revision);
-                silent.extend(late.map(|node| node.name.clone()));
+                silent.extend(late.map(|node| unknown_host(node.name.clone())));
                 for (node_id, renewals) in unmoved.into_iter().filter(|(node_id, _)| Some(*node_id) != own) {
                     if let Ok(true) = self.store.remove_node(node_id, renewals).await {
                         warn!(node = %node_id, "a process did not answer for a whole lease; its row was removed");
@@ -206,6 +246,24 @@ impl Feed {
         Ok(Confirmation::Effective(sessions))
     }
 
+    /// Gives the watchers a moment to report what became of the sessions that the change ended.
+    async fn with_late_reports(&self, revision: Revision, first: ClosedSessions) -> ClosedSessions {
+        let begin = self.clock.boot();
+        // Of these nobody will report anything.
+        let unknown: Vec<_> = first.silent.iter().filter(|host| host.sessions == 0).cloned().collect();
+        let mut sessions = first;
+        while sessions.silent.iter().any(|host| host.sessions > 0) {
+            let waited = self.clock.boot() - begin;
+            if waited >= REPORTS_WAIT {
+                break;
+            }
+            tokio::time::sleep((waited / LOOK_PART).clamp(LOOK[0], LOOK[1])).await;
+            sessions = self.closed_sessions(revision).await;
+            sessions.silent.extend(unknown.iter().cloned());
+        }
+        sessions
+    }
+
     /// What the processes have written of it. Not told is not an error: the revocation is effective all the same.
     async fn closed_sessions(&self, revision: Revision) -> ClosedSessions {
         let Ok(closings) = self.store.closings(revision).await else {
@@ -213,6 +271,7 @@ impl Feed {
         };
         ClosedSessions {
             closed: closings.iter().map(|closing: &Closing| closing.closed).fold(0, u32::saturating_add),
+            refused: closings.iter().map(|closing| closing.refused).fold(0, u32::saturating_add),
             silent: closings.into_iter().flat_map(|closing| closing.silent).collect(),
         }
     }

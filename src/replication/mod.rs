@@ -8,6 +8,7 @@
 pub mod confirmation;
 mod failover;
 mod observe;
+mod sessions;
 
 use std::{
     fmt,
@@ -51,8 +52,6 @@ const RETRY: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)]
 const MAX_WAITING: usize = 65_536;
 /// A feed that has completed no sync for so long, or for a lease if that is longer, stands still.
 const SHORTEST_STANDSTILL: Duration = Duration::from_secs(1);
-/// How often sessions that watchers report are written.
-const SESSIONS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How logins learn that the cache may be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -275,24 +274,6 @@ impl Feed {
         }
     }
 
-    /// Writes the sessions that watchers report, for ever.
-    pub async fn run_sessions(self: Arc<Self>) {
-        loop {
-            tokio::time::sleep(SESSIONS_INTERVAL).await;
-            let Some(node_id) = self.node() else {
-                continue;
-            };
-            let (opened, closed) = self.watchers().take_unwritten_sessions();
-            if opened.is_empty() && closed.is_empty() {
-                continue;
-            }
-            if let Err(error) = self.store.put_sessions(node_id, &opened, &closed).await {
-                warn!(%error, "the list of open sessions was not written; it is tried again");
-                self.watchers().put_back_unwritten_sessions(&opened, closed);
-            }
-        }
-    }
-
     /// Stops using the cache, then leaves: nobody has to wait for this process any more. Unless some watcher may still use its own: then the row
     /// stays, and is waited for once.
     pub async fn leave(&self) -> Result<Left, StoreError> {
@@ -378,7 +359,7 @@ impl Feed {
         if !closings.is_empty()
             && let Err(error) = self.store.add_closings(at.node_id, &closings).await
         {
-            self.watchers().put_back_closings(closings);
+            self.watchers().put_back_closings(&closings);
             return Err(error);
         }
         self.acknowledged.send_replace(settled);

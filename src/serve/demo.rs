@@ -1,6 +1,6 @@
 //! `serve --demo`: an example to try things on, put in if it is not there, and lines to paste.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, time::Duration};
 
 use zeroize::Zeroizing;
 
@@ -8,7 +8,7 @@ use crate::{
     manage::{
         Refusal,
         devices::{Devices, NewDevice},
-        directory::Directory,
+        directory::{Directory, NewMember},
     },
     passwords::imported,
     replication::confirmation::Wait,
@@ -18,10 +18,12 @@ use latchkey_core::model::{
     address::Address,
     caller::Requester,
     device::{Device, DeviceKind, DeviceName, Limits},
-    directory::{Member, Right, Role},
+    directory::{Right, Role},
     id::{MailServiceId, OrganizationId, UserId},
 };
 
+/// What the demo changes need not hold everywhere before it goes on.
+const NOT: Wait = Wait::AtMost(Duration::ZERO);
 const ORGANIZATION: &str = "example";
 const SERVICE: &str = "example-mail";
 /// Each with a device or two.
@@ -68,18 +70,20 @@ pub(super) async fn prepare(directory: &Directory, devices: &Devices, program: &
     let mut shown = Vec::new();
     for (address, names) in DEVICES {
         let address = Address::parse("address", address)?;
-        directory.put_mailbox(&who, &address, &service, None).await?;
+        directory.put_mailbox(&who, &address, &service, None, NOT).await?;
         for name in names {
             shown.push(device_with_password(devices, &who, &address, name).await?);
         }
     }
     let carol = Address::parse("address", GENERIC_ADDRESS)?;
-    directory.put_mailbox(&who, &carol, &service, None).await?;
+    directory.put_mailbox(&who, &carol, &service, None, NOT).await?;
     let of_carol = devices.list(&who, &carol, None, ALL, false).await?.devices;
     let generic = match of_carol.into_iter().find(|device| device.kind == DeviceKind::Generic) {
         Some(generic) => generic,
         None => {
-            directory.put_mailbox(&who, &carol, &service, Some(&imported::parse("generic_password_hash", GENERIC_HASH)?)).await?;
+            directory
+                .put_mailbox(&who, &carol, &service, Some(&imported::parse("generic_password_hash", GENERIC_HASH)?), NOT)
+                .await?;
             let of_carol = devices.list(&who, &carol, None, ALL, false).await?.devices;
             of_carol
                 .into_iter()
@@ -108,7 +112,7 @@ async fn put_example(directory: &Directory, who: &Requester) -> Result<MailServi
         ("cole", Role::Collaborator),
     ] {
         let user = UserId::parse("user", user)?;
-        directory.put_member(who, &Member { organization_id: organization.clone(), user, role, suspended: false }).await?;
+        directory.put_member(who, &NewMember { organization_id: organization.clone(), user, role, suspended: None }, NOT).await?;
     }
     directory.put_right(who, &Right { mail_service_id: service.clone(), user: UserId::parse("user", "maya")? }).await?;
     Ok(service)
@@ -120,7 +124,7 @@ async fn device_with_password(devices: &Devices, who: &Requester, address: &Addr
     let is_ours = |device: &&Device| device.name.as_str() == name && device.kind != DeviceKind::Generic;
     let (device, password) = match existing.iter().find(is_ours) {
         Some(device) => {
-            let changed = devices.change_password(who, address, device.device_id, None, None, Wait::UntilEffective).await?;
+            let changed = devices.change_password(who, address, device.device_id, None, None, NOT).await?;
             (changed.device, changed.shown)
         }
         None => {
@@ -156,7 +160,7 @@ fn screen(shown: &[Shown], program: &str, server: &str) -> String {
         return out;
     };
     let Shown { address, device_id, password, .. } = first;
-    let login = format!(r#"{{"address":"{address}","password":"{}","protocol":"IMAP"}}"#, password.as_str());
+    let login = format!(r#"{{"address":"{address}","password":"{}","protocol":"PROTOCOL_IMAP"}}"#, password.as_str());
     let disconnect = format!(r#"{{"address":"{address}","device_id":"{device_id}"}}"#);
     let call = |json: &str, method: &str| format!("  grpcurl -plaintext -d '{json}' {server} latchkey.v1.{method}");
     line("\nWith grpcurl: log in, list, disconnect as ada, and see the login refused:\n".to_owned());
@@ -174,14 +178,14 @@ fn screen(shown: &[Shown], program: &str, server: &str) -> String {
     let at = if server == "127.0.0.1:50051" { String::new() } else { format!(" --server http://{server}") };
     line("\nThe same by hand, with another device:\n".to_owned());
     line(format!(
-        "  echo '{}' | {program} login {}{at} --protocol IMAP --password-stdin",
+        "  echo '{}' | {program} login {}{at} --protocol imap --password-stdin",
         second.password.as_str(),
         second.address
     ));
     line(format!("  {program} device list {}{at}", second.address));
     line(format!("  {program} device disconnect {}{at} '{}'", second.address, second.device));
     line(format!(
-        "  echo '{}' | {program} login {}{at} --protocol IMAP --password-stdin",
+        "  echo '{}' | {program} login {}{at} --protocol imap --password-stdin",
         second.password.as_str(),
         second.address
     ));

@@ -24,6 +24,8 @@ use latchkey_core::model::{
     verdict::Reason,
 };
 
+/// Of the messages.
+const PROTOCOL_VERSION: u32 = 1;
 /// After a stream that broke: at first, and at most.
 const RETRY: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(2)];
 /// For the welcome, and for a grant: a replica that is silent for longer is as good as gone.
@@ -62,6 +64,7 @@ impl Watching {
                 () = self.cut_off(&mut without_lease) => continue,
             };
             self.connected.send_replace(false);
+            self.stream_key.lock().unwrap_or_else(PoisonError::into_inner).clear();
             self.lock_sessions().end_reports();
             match ended {
                 Ok(Ended::Draining) => info!(replica, "the replica drains; the next one is followed"),
@@ -104,6 +107,7 @@ impl Watching {
         self.send(
             &to_send,
             Ask::Hello(watch_request::Hello {
+                protocol_version: PROTOCOL_VERSION,
                 name: self.settings.name.clone(),
                 watcher_id: self.id.to_string(),
                 resume: resume.map(|position| proto::Position { revision: position.revision.0, nonce: position.nonce }),
@@ -127,6 +131,7 @@ impl Watching {
             let sessions = sessions.to_vec();
             self.send(&to_send, Ask::SessionsOpened(watch_request::SessionsOpened { sessions }));
         }
+        *self.stream_key.lock().unwrap_or_else(PoisonError::into_inner) = welcome.stream_key;
         self.connected.send_replace(true);
         info!(replica = welcome.replica, start_empty = welcome.start_empty, "following");
         let lease = welcome.lease.and_then(|lease| Duration::try_from(lease).ok()).unwrap_or_default();
@@ -137,8 +142,9 @@ impl Watching {
             tokio::select! {
                 message = told.next() => match message {
                     Some(Ok(proto::WatchResponse { message: Some(Told::Draining(_)) })) => break,
-                    Some(Ok(proto::WatchResponse { message: Some(message) })) => self.hear(message, &mut asked, &to_send),
-                    Some(Ok(_)) => (),
+                    Some(Ok(proto::WatchResponse { message: Some(message) })) => self.hear(message, &mut asked, &to_send)?,
+                    // It may take access away.
+                    Some(Ok(_)) => return Err(self.forget("a message that this version does not know")),
                     Some(Err(status)) => return Err(status),
                     None => return Ok(Ended::Closed),
                 },
@@ -153,7 +159,10 @@ impl Watching {
                 }
                 Some(report) = reports.recv() => self.send(&to_send, match report {
                     Report::Opened(opened) => Ask::SessionsOpened(watch_request::SessionsOpened { sessions: vec![*opened] }),
-                    Report::Closed(number) => Ask::SessionsClosed(watch_request::SessionsClosed { numbers: vec![number] }),
+                    Report::Closed(number, cause) => Ask::SessionsClosed(watch_request::SessionsClosed {
+                        numbers: vec![number],
+                        revision: cause.0,
+                    }),
                 }),
             }
         }
@@ -165,15 +174,21 @@ impl Watching {
         Ok(Ended::Draining)
     }
 
-    fn hear(&self, message: Told, asked: &mut Asked, to_send: &ToSend) {
+    fn hear(&self, message: Told, asked: &mut Asked, to_send: &ToSend) -> Result<(), Status> {
         match message {
-            Told::Change(change) => self.apply(&change, to_send),
+            Told::Change(change) => {
+                self.check_link(change.previous)?;
+                self.apply(&change, to_send);
+            }
             Told::StartEmpty(watch_response::StartEmpty { position }) => {
                 let position = messages::position(position.unwrap_or_default());
                 self.start_empty(position);
-                self.acknowledge(position.revision, 0, to_send);
+                self.acknowledge(position.revision, to_send);
             }
-            Told::Grant(watch_response::Grant { number, duration }) => {
+            Told::Grant(watch_response::Grant { number, duration, previous, position }) => {
+                self.check_link(previous)?;
+                *self.applied.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Some(messages::position(position.unwrap_or_default()));
                 while let Some((open, boot, wall)) = asked.open.pop_front() {
                     if open == number {
                         let left = duration.and_then(|duration| Duration::try_from(duration).ok()).unwrap_or_default();
@@ -182,14 +197,29 @@ impl Watching {
                     }
                 }
             }
-            Told::CloseSessions(watch_response::CloseSessions { numbers, reason }) => {
+            Told::CloseSessions(watch_response::CloseSessions { numbers, reason, revision }) => {
                 let reason = Reason::from_number(reason.into()).unwrap_or(Reason::DeviceDisconnected);
                 let mut sessions = self.lock_sessions();
-                numbers.into_iter().for_each(|number| sessions.tell_to_close(number, reason));
+                numbers.into_iter().for_each(|number| sessions.tell_to_close(number, reason, Revision(revision)));
             }
             // The draining is heard by the caller.
-            Told::Draining(_) | Told::Welcome(_) | Told::Acknowledged(_) => (),
+            Told::Draining(_) | Told::Welcome(_) | Told::Acknowledged(_) | Told::SessionsEnded(_) => (),
         }
+        Ok(())
+    }
+
+    /// Refuses a message that does not follow the last one: another was lost between them.
+    fn check_link(&self, previous: Option<proto::Position>) -> Result<(), Status> {
+        let applied = *self.applied.lock().unwrap_or_else(PoisonError::into_inner);
+        if previous.map(messages::position) == applied { Ok(()) } else { Err(self.forget("a message was lost")) }
+    }
+
+    /// Nothing that is held may be used. The next stream begins empty.
+    fn forget(&self, why: &str) -> Status {
+        let applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.lease.end();
+        self.cache.clear(applied.unwrap_or_default().revision);
+        Status::data_loss(why.to_owned())
     }
 
     fn apply(&self, change: &watch_response::Change, to_send: &ToSend) {
@@ -197,18 +227,16 @@ impl Watching {
             // Of a newer version: as good as missed.
             let position = messages::position(change.position.unwrap_or_default());
             self.start_empty(position);
-            return self.acknowledge(position.revision, 0, to_send);
+            return self.acknowledge(position.revision, to_send);
         };
         self.cache.apply(&change);
         *self.applied.lock().unwrap_or_else(PoisonError::into_inner) = Some(change.position());
-        let closed = self.lock_sessions().apply(&change);
-        self.acknowledge(change.revision, closed, to_send);
+        self.acknowledge(change.revision, to_send);
+        self.lock_sessions().apply(&change);
     }
 
-    fn acknowledge(&self, revision: Revision, closed: u32, to_send: &ToSend) {
-        let closed = (closed > 0).then_some(watch_request::acknowledge::Closed { revision: revision.0, sessions: closed });
-        let acknowledge = watch_request::Acknowledge { revision: revision.0, closed: closed.into_iter().collect() };
-        self.send(to_send, Ask::Acknowledge(acknowledge));
+    fn acknowledge(&self, revision: Revision, to_send: &ToSend) {
+        self.send(to_send, Ask::Acknowledge(watch_request::Acknowledge { revision: revision.0 }));
     }
 
     /// What was applied so far counts no more, and so does a lease: another replica may have granted it for a state that is ahead of this one.

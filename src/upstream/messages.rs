@@ -13,14 +13,14 @@ use latchkey_core::model::{
     verdict::{Attempt, ProvenPassword, Reason},
 };
 
-pub(super) fn attempt(attempt: &Attempt) -> proto::AuthenticateRequest {
+pub(super) fn attempt(attempt: &Attempt, stream_key: Vec<u8>) -> proto::AuthenticateRequest {
     proto::AuthenticateRequest {
         address: attempt.address.to_string(),
         password: attempt.password.expose().to_vec(),
         protocol: attempt.protocol as i32,
         client_ip: attempt.client_ip.map_or_else(String::new, |ip| ip.to_string()),
         frontend: attempt.frontend.to_string(),
-        want_cache: true,
+        stream_key,
     }
 }
 

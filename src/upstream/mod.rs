@@ -78,7 +78,6 @@ pub struct Answer {
     pub reason: Reason,
     /// With [`Reason::Ok`]: what the session is opened with.
     pub session: Option<Session>,
-    pub retry_after: Option<Duration>,
     /// Whether memory answered it.
     pub is_from_cache: bool,
 }
@@ -106,6 +105,8 @@ pub struct Watching {
     /// The replica that is followed.
     followed: watch::Sender<usize>,
     connected: watch::Sender<bool>,
+    /// Of the stream that is followed; empty while there is none.
+    stream_key: Mutex<Vec<u8>>,
 }
 
 impl Watching {
@@ -119,6 +120,7 @@ impl Watching {
             sessions: Mutex::new(OpenSessions::new(closer)),
             followed: watch::Sender::new(0),
             connected: watch::Sender::new(false),
+            stream_key: Mutex::default(),
             settings,
             clock,
         }
@@ -163,8 +165,7 @@ impl Watching {
         {
             self.remember(load, attempt, session.password, Revision(answer.revision), record);
         }
-        let retry_after = answer.retry_after.and_then(|wait| Duration::try_from(wait).ok());
-        Ok(Answer { reason, session, retry_after, is_from_cache: false })
+        Ok(Answer { reason, session, is_from_cache: false })
     }
 
     /// A session is opened with an allowed login. If its password has ended meanwhile, it is closed at once.
@@ -199,7 +200,7 @@ impl Watching {
             ProvenPassword { mailbox_id: record.mailbox_id, device_id: device.device_id, generation: device.generation };
         let revision = entry.read.revision.max(applied);
         let session = Session { password, revision, address: attempt.address.clone() };
-        Some(Answer { reason: Reason::Ok, session: Some(session), retry_after: None, is_from_cache: true })
+        Some(Answer { reason: Reason::Ok, session: Some(session), is_from_cache: true })
     }
 
     /// Puts a proven device into the cache, beside those of the mailbox that are there and still current.
@@ -224,11 +225,17 @@ impl Watching {
         let first = *self.followed.borrow();
         let replicas = self.settings.replicas.len();
         let mut last = "there is none".to_owned();
+        let key = self.stream_key();
         for at in 0..replicas {
-            let mut request = tonic::Request::new(messages::attempt(attempt));
+            let asked_with = if at == 0 { key.clone() } else { vec![] };
+            let mut request = tonic::Request::new(messages::attempt(attempt, asked_with));
             request.set_timeout(LOGIN_TIMEOUT);
             match self.client((first + at) % replicas).authenticate(request).await {
-                Ok(answer) => return Ok((answer.into_inner(), at == 0 && *self.connected.borrow())),
+                Ok(answer) => {
+                    // One that comes after its stream has ended may know less than the next stream told.
+                    let is_of_followed = at == 0 && !key.is_empty() && self.stream_key() == key;
+                    return Ok((answer.into_inner(), is_of_followed));
+                }
                 Err(status) if status.code() == Code::InvalidArgument => {
                     return Err(NoAnswer::Malformed(status.message().to_owned()));
                 }
@@ -236,6 +243,10 @@ impl Watching {
             }
         }
         Err(NoAnswer::NoReplica(last))
+    }
+
+    fn stream_key(&self) -> Vec<u8> {
+        self.stream_key.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn lock_sessions(&self) -> MutexGuard<'_, OpenSessions> {

@@ -9,7 +9,7 @@ use crate::proto::watch_request::sessions_opened::Opened;
 use latchkey_core::{
     downstream::recent::Recent,
     model::{
-        change::{Change, Position},
+        change::{Change, Position, Revision},
         clock::Timestamp,
         protocol::Protocol,
         verdict::{Reason, Session},
@@ -26,7 +26,8 @@ pub type CloseSession = Arc<dyn Fn(SessionNumber, Reason) + Send + Sync>;
 #[derive(Clone, Debug)]
 pub(super) enum Report {
     Opened(Box<Opened>),
-    Closed(SessionNumber),
+    /// With the change that was the cause; 0 if none was.
+    Closed(SessionNumber, Revision),
 }
 
 pub(super) struct OpenSessions {
@@ -44,8 +45,8 @@ struct Open {
     protocol: Protocol,
     client_ip: Option<IpAddr>,
     open_time: Timestamp,
-    /// The closer was told.
-    is_closing: bool,
+    /// The closer was called; with the change that was the cause.
+    closing_for: Option<Revision>,
 }
 
 impl OpenSessions {
@@ -68,25 +69,24 @@ impl OpenSessions {
         self.next += 1;
         let password = session.password;
         let ended = self.recent.end_of(password.device_id, password.generation, session.revision);
-        let open = Open { session, protocol, client_ip, open_time, is_closing: false };
+        let open = Open { session, protocol, client_ip, open_time, closing_for: None };
         self.report(Report::Opened(Box::new(open.to_report(number))));
         self.open.insert(number, open);
-        if let Some(reason) = ended {
-            self.tell_to_close(number, reason);
+        if let Some((reason, cause)) = ended {
+            self.tell_to_close(number, reason, cause);
         }
         number
     }
 
     pub(super) fn close(&mut self, number: SessionNumber) {
-        if self.open.remove(&number).is_some() {
-            self.report(Report::Closed(number));
+        if let Some(open) = self.open.remove(&number) {
+            self.report(Report::Closed(number, open.closing_for.unwrap_or_default()));
         }
     }
 
-    /// Closes the sessions whose password a change has ended: how many.
-    pub(super) fn apply(&mut self, change: &Arc<Change>) -> u32 {
+    /// Closes the sessions whose password a change has ended.
+    pub(super) fn apply(&mut self, change: &Arc<Change>) {
         self.recent.push(Arc::clone(change));
-        let mut closed = 0;
         for ended in &change.ended {
             let concerned = self.open.iter().filter(|(_, open)| {
                 let password = open.session.password;
@@ -95,11 +95,9 @@ impl OpenSessions {
                     && open.session.revision < change.revision
             });
             for number in concerned.map(|(number, _)| *number).collect::<Vec<_>>() {
-                self.tell_to_close(number, ended.reason);
-                closed += 1;
+                self.tell_to_close(number, ended.reason, change.revision);
             }
         }
-        closed
     }
 
     /// Changes were missed: what the replica knows of these sessions it says itself.
@@ -107,18 +105,19 @@ impl OpenSessions {
         self.recent = Recent::begin(at);
     }
 
-    pub(super) fn tell_to_close(&mut self, number: SessionNumber, reason: Reason) {
+    /// `cause`: the change; 0 if none was.
+    pub(super) fn tell_to_close(&mut self, number: SessionNumber, reason: Reason, cause: Revision) {
         if let Some(open) = self.open.get_mut(&number)
-            && !open.is_closing
+            && open.closing_for.is_none()
         {
-            open.is_closing = true;
+            open.closing_for = Some(cause);
             (self.closer)(number, reason);
         }
     }
 
     pub(super) fn tell_all_to_close(&mut self, reason: Reason) {
         for number in self.open.keys().copied().collect::<Vec<_>>() {
-            self.tell_to_close(number, reason);
+            self.tell_to_close(number, reason, Revision::default());
         }
     }
 

@@ -46,43 +46,35 @@ fn every_command_makes_the_call_that_it_is_named_for() {
                 "10.0.0.0/8",
             ],
             "CreateDevice",
-            json!({"address": a, "name": "Phone", "user": "bob", "allowed_protocols": ["IMAP", "SMTP"], "allowed_networks": ["10.0.0.0/8"]}),
+            json!({"address": a, "display_name": "Phone", "user_id": "bob", "allowed_protocols": ["PROTOCOL_IMAP", "PROTOCOL_SMTP"], "allowed_networks": ["10.0.0.0/8"]}),
         ),
         (
             &["device", "add", a, "Phone", "--expires", "2100-01-01"],
             "CreateDevice",
-            json!({"address": a, "name": "Phone", "expire_time": "2100-01-01T00:00:00Z"}),
+            json!({"address": a, "display_name": "Phone", "expire_time": "2100-01-01T00:00:00Z"}),
         ),
         (
             &["device", "rename", a, ID, "Pad"],
             "UpdateDevice",
-            json!({"address": a, "device_id": ID, "name": "Pad", "update_mask": "name"}),
+            json!({"address": a, "device_id": ID, "display_name": "Pad", "update_mask": "displayName"}),
         ),
-        (
-            &["device", "change-password", a, ID],
-            "ChangePassword",
-            json!({"address": a, "device_id": ID, "wait": "WAIT_FOR_EFFECTIVE"}),
-        ),
+        (&["device", "change-password", a, ID], "ChangePassword", json!({"address": a, "device_id": ID})),
         (
             &["device", "disconnect", a, ID, "--no-wait"],
             "DisconnectDevice",
-            json!({"address": a, "device_id": ID, "wait": "WAIT_NOT"}),
+            json!({"address": a, "device_id": ID, "max_wait": "0s"}),
         ),
         (
             &["device", "disconnect-user", "bob", "--service", "mail"],
             "DisconnectUserDevices",
-            json!({"user": "bob", "mail_service_id": "mail", "wait": "WAIT_FOR_EFFECTIVE"}),
+            json!({"user_id": "bob", "mail_service_id": "mail"}),
         ),
-        (
-            &["device", "disconnect-user", "bob", "--address", a],
-            "DisconnectUserDevices",
-            json!({"user": "bob", "address": a, "wait": "WAIT_FOR_EFFECTIVE"}),
-        ),
-        (&["device", "generic", "off", a], "SetGenericLogin", json!({"address": a, "wait": "WAIT_FOR_EFFECTIVE"})),
+        (&["device", "disconnect-user", "bob", "--address", a], "DisconnectUserDevices", json!({"user_id": "bob", "address": a})),
+        (&["device", "generic", "off", a], "SetGenericLogin", json!({"address": a})),
         (
             &["device", "generic", "on", "--service", "mail"],
             "SetGenericLogin",
-            json!({"mail_service_id": "mail", "enabled": true, "wait": "WAIT_FOR_EFFECTIVE"}),
+            json!({"mail_service_id": "mail", "enabled": true}),
         ),
         (&["device", "permissions", a], "TestPermissions", json!({"address": a})),
         (&["events", a, "--device", ID, "--limit", "5"], "ListEvents", json!({"address": a, "page_size": 5, "device_id": ID})),
@@ -93,11 +85,11 @@ fn every_command_makes_the_call_that_it_is_named_for() {
         (
             &["member", "put", "o", "bob", "legal-representative", "--suspended"],
             "PutMember",
-            json!({"organization_id": "o", "user": "bob", "role": "LEGAL_REPRESENTATIVE", "suspended": true}),
+            json!({"organization_id": "o", "user_id": "bob", "role": "ROLE_LEGAL_REPRESENTATIVE", "suspended": true}),
         ),
-        (&["member", "get", "o", "bob"], "GetMember", json!({"organization_id": "o", "user": "bob"})),
+        (&["member", "get", "o", "bob"], "GetMember", json!({"organization_id": "o", "user_id": "bob"})),
         (&["member", "list", "o"], "ListMembers", json!({"organization_id": "o", "page_size": 1000})),
-        (&["member", "delete", "o", "bob"], "DeleteMember", json!({"organization_id": "o", "user": "bob"})),
+        (&["member", "delete", "o", "bob"], "DeleteMember", json!({"organization_id": "o", "user_id": "bob"})),
         (
             &["service", "put", "mail", "--organization", "o"],
             "PutMailService",
@@ -106,8 +98,8 @@ fn every_command_makes_the_call_that_it_is_named_for() {
         (&["service", "get", "mail"], "GetMailService", json!({"mail_service_id": "mail"})),
         (&["service", "list", "o"], "ListMailServices", json!({"organization_id": "o", "page_size": 1000})),
         (&["service", "delete", "mail"], "DeleteMailService", json!({"mail_service_id": "mail"})),
-        (&["service", "grant", "mail", "bob"], "PutRight", json!({"mail_service_id": "mail", "user": "bob"})),
-        (&["service", "revoke", "mail", "bob"], "DeleteRight", json!({"mail_service_id": "mail", "user": "bob"})),
+        (&["service", "grant", "mail", "bob"], "PutRight", json!({"mail_service_id": "mail", "user_id": "bob"})),
+        (&["service", "revoke", "mail", "bob"], "DeleteRight", json!({"mail_service_id": "mail", "user_id": "bob"})),
         (&["service", "rights", "mail"], "ListRights", json!({"mail_service_id": "mail", "page_size": 1000})),
         (
             &["mailbox", "put", a, "--service", "mail", "--generic-hash", "{SSHA}x"],
@@ -131,20 +123,20 @@ fn a_list_shows_all_pages_as_one_table() {
     server.answer_with("ListDevices", |request| {
         Ok(if request.get("page_token").is_none() {
             json!({"devices": [{
-                "device_id": ID, "name": "Alice's phone", "kind": "GENERATED", "login_enabled": true,
-                "last_use": {"time": "2026-11-23T09:30:00Z", "protocol": "IMAP"},
+                "device_id": ID, "display_name": "Alice's phone", "kind": "DEVICE_KIND_GENERATED", "login_enabled": true,
+                "last_use": {"time": "2026-11-23T09:30:00Z", "protocol": "PROTOCOL_IMAP"},
             }], "next_page_token": "2", "etag": "e"})
         } else {
             json!({"devices": [{
-                "device_id": OTHER_ID, "name": "Old\u{1b}[2J", "kind": "GENERIC", "allowed_protocols": ["SMTP"], "user": "bob",
+                "device_id": OTHER_ID, "display_name": "Old\u{1b}[2J", "kind": "DEVICE_KIND_GENERIC", "allowed_protocols": ["PROTOCOL_SMTP"], "user_id": "bob",
             }], "etag": "e"})
         })
     });
     let ran = server.run(&["device", "list", "a@example.com"]);
     let expected = "\
 NAME           KIND       ID                                    USER  LAST USED              LIMITS
-Alice's phone  GENERATED  0193b5a0-0000-7000-8000-000000000001  -     2026-11-23 09:30 IMAP  -
-Old\u{fffd}[2J        GENERIC    0193b5a0-0000-7000-8000-000000000002  bob   never                  login off, SMTP
+Alice's phone  generated  0193b5a0-0000-7000-8000-000000000001  -     2026-11-23 09:30 imap  -
+Old\u{fffd}[2J        generic    0193b5a0-0000-7000-8000-000000000002  bob   never                  login off, smtp
 ";
     assert_eq!(ran.out, expected);
 
@@ -152,7 +144,7 @@ Old\u{fffd}[2J        GENERIC    0193b5a0-0000-7000-8000-000000000002  bob   nev
     let pages: Vec<Value> = json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(pages.len(), 2, "a page is a line");
     assert_eq!(pages[0]["devices"][0]["last_use"]["time"], "2026-11-23T09:30:00Z");
-    assert_eq!(pages[1]["devices"][0]["kind"], "GENERIC");
+    assert_eq!(pages[1]["devices"][0]["kind"], "DEVICE_KIND_GENERIC");
     assert_eq!(pages[1]["devices"][0]["live_sessions"], 0, "fields stand there with their defaults too");
     assert_eq!(pages[1]["etag"], "e");
 }
@@ -169,7 +161,7 @@ fn a_device_can_be_named_as_far_as_only_one_has_the_name() {
     server.answer(
         "ListDevices",
         json!({"devices": [
-            {"device_id": ID, "name": "Phone"}, {"device_id": OTHER_ID, "name": "Pad"}, {"device_id": "third", "name": "Pad"},
+            {"device_id": ID, "display_name": "Phone"}, {"device_id": OTHER_ID, "display_name": "Pad"}, {"device_id": "third", "display_name": "Pad"},
         ]}),
     );
     let (method, message) = call(&server, &["device", "disconnect", "a@example.com", "phone"]);
@@ -189,14 +181,14 @@ fn a_generated_password_is_shown_and_a_chosen_one_never_is() {
     let server = Server::start();
     server.answer(
         "CreateDevice",
-        json!({"device": {"device_id": ID, "name": "Phone", "address": "a@example.com"}, "password": "aaaa-bbbb"}),
+        json!({"device": {"device_id": ID, "display_name": "Phone", "address": "a@example.com"}, "password": "aaaa-bbbb"}),
     );
     let ran = server.run(&["device", "add", "a@example.com", "Phone"]);
     assert!(ran.out.contains("\n    aaaa-bbbb\n") && ran.out.contains("shown this once"), "{ran:?}");
     assert_eq!(server.run(&["device", "add", "a@example.com", "Phone", "--json"]).json()["password"], "aaaa-bbbb");
     server.asked();
 
-    server.answer("CreateDevice", json!({"device": {"device_id": ID, "name": "Phone"}}));
+    server.answer("CreateDevice", json!({"device": {"device_id": ID, "display_name": "Phone"}}));
     let chosen = "correct horse battery";
     for json in [&[][..], &["--json"]] {
         let arguments = [&["device", "add", "a@example.com", "Phone", "--password-stdin"], json].concat();
@@ -222,19 +214,19 @@ fn a_generic_hash_can_come_from_standard_input() {
 fn a_revocation_says_how_far_it_has_come() {
     let server = Server::start();
     let disconnect = ["device", "disconnect", "a@example.com", ID];
-    server.answer("DisconnectDevice", json!({"revocation": {"revision": 7, "state": "EFFECTIVE", "closed_sessions": 2}}));
+    server.answer("DisconnectDevice", json!({"revocation": {"revision": 7, "state": "STATE_EFFECTIVE", "closed_sessions": 2}}));
     assert_eq!(server.run(&disconnect).out, "Disconnected. Effective everywhere. 2 sessions were closed.\n");
     server.answer(
         "DisconnectDevice",
         json!({"revocation": {
-            "revision": 7, "state": "PENDING", "effective_by": "2026-11-23T09:30:10Z", "unconfirmed": [{"node": "n", "name": "mx1"}],
+            "revision": 7, "state": "STATE_PENDING", "effective_by": "2026-11-23T09:30:10Z", "unconfirmed": [{"process_id": "n", "display_name": "mx1"}],
         }}),
     );
     let pending = "Disconnected. Final, and effective everywhere by 2026-11-23 09:30:10 +00:00 at the latest (revision 7). \
                    Not confirmed yet by mx1.\n";
     assert_eq!(server.run(&disconnect).out, pending);
     let json = server.run(&[&disconnect[..], &["--json"]].concat()).json();
-    assert_eq!(json["revocation"]["state"], "PENDING");
+    assert_eq!(json["revocation"]["state"], "STATE_PENDING");
     assert_eq!(json["revocation"]["revision"], "7", "64-bit numbers are strings in proto3's JSON");
 }
 
@@ -244,16 +236,16 @@ fn events_and_logins_read_as_a_history() {
     server.answer(
         "ListEvents",
         json!({"events": [
-            {"time": "2026-11-23T09:30:00Z", "type": "LOGIN", "device_name": "Phone", "logins": {
-                "decision": "DENY", "reason": "DEVICE_DISCONNECTED", "protocol": "IMAP", "client_ip": "192.0.2.7", "frontend": "mx1",
+            {"time": "2026-11-23T09:30:00Z", "type": "TYPE_LOGIN", "device_display_name": "Phone", "logins": {
+                "decision": "DECISION_DENY", "reason": "REASON_DEVICE_DISCONNECTED", "protocol": "PROTOCOL_IMAP", "client_ip": "192.0.2.7", "frontend": "mx1",
                 "count": 12}},
-            {"time": "2026-11-23T09:00:00Z", "type": "DEVICE_DISCONNECTED", "device_name": "Phone", "actor": "bob", "caller": "manager",
+            {"time": "2026-11-23T09:00:00Z", "type": "TYPE_DEVICE_DISCONNECTED", "device_display_name": "Phone", "actor_user_id": "bob", "caller": "manager",
              "peer": "10.0.0.1", "revision": 7},
         ]}),
     );
     let expected = "\
 TIME              EVENT                DEVICE  BY             FROM       DETAIL
-2026-11-23 09:30  login denied         Phone   mx1            192.0.2.7  IMAP, 12 times: device disconnected
+2026-11-23 09:30  login denied         Phone   mx1            192.0.2.7  imap, 12 times: device disconnected
 2026-11-23 09:00  device disconnected  Phone   bob (manager)  10.0.0.1   -
 ";
     assert_eq!(server.run(&["events", "a@example.com"]).out, expected);
@@ -263,19 +255,19 @@ TIME              EVENT                DEVICE  BY             FROM       DETAIL
 fn a_device_in_full_says_what_it_may_and_how_old_its_password_is() {
     let server = Server::start();
     server.answer("GetDevice", json!({"device": {
-        "device_id": ID, "address": "a@example.com", "name": "Phone", "kind": "CHOSEN", "generation": 3, "can_change_password": true,
-        "login_enabled": true, "allowed_protocols": ["IMAP", "SMTP"], "create_time": "2026-11-20T09:30:00Z",
-        "last_use": {"time": "2026-11-23T09:30:00Z", "protocol": "IMAP", "client_ip": "192.0.2.7"},
+        "device_id": ID, "address": "a@example.com", "display_name": "Phone", "kind": "DEVICE_KIND_CHOSEN", "generation": 3, "can_change_password": true,
+        "login_enabled": true, "allowed_protocols": ["PROTOCOL_IMAP", "PROTOCOL_SMTP"], "create_time": "2026-11-20T09:30:00Z",
+        "last_use": {"time": "2026-11-23T09:30:00Z", "protocol": "PROTOCOL_IMAP", "client_ip": "192.0.2.7"},
     }}));
     let expected = "\
 Name          Phone
 Address       a@example.com
 Id            0193b5a0-0000-7000-8000-000000000001
-Kind          CHOSEN
-Protocols     IMAP, SMTP
+Kind          chosen
+Protocols     imap, smtp
 Networks      all
 Created       2026-11-20 09:30:00 +00:00
-Last used     2026-11-23 09:30:00 +00:00, IMAP from 192.0.2.7
+Last used     2026-11-23 09:30:00 +00:00, imap from 192.0.2.7
 Password      changed 2 times
 ";
     assert_eq!(server.run(&["device", "show", "a@example.com", ID]).out, expected);

@@ -12,9 +12,9 @@ const ALL: [&str; 3] = ["device", "disconnect-all", "a@example.com"];
 
 fn server() -> Server {
     let server = Server::start();
-    let devices = json!([{"device_id": "one", "name": "Phone"}, {"device_id": "two", "name": "Pad"}]);
+    let devices = json!([{"device_id": "one", "display_name": "Phone"}, {"device_id": "two", "display_name": "Pad"}]);
     server.answer("ListDevices", json!({"devices": devices, "etag": "seen"}));
-    server.answer("DisconnectAllDevices", json!({"devices": devices, "revocation": {"revision": 7, "state": "EFFECTIVE"}}));
+    server.answer("DisconnectAllDevices", json!({"devices": devices, "revocation": {"revision": 7, "state": "STATE_EFFECTIVE"}}));
     server
 }
 
@@ -67,7 +67,7 @@ fn with_a_yes_the_list_that_was_shown_goes() {
 fn an_etag_is_the_confirmation_and_no_other_list_is_read() {
     let server = server();
     let ran = server.run(&[&ALL[..], &["--etag", "mine", "--json"]].concat());
-    assert_eq!((ran.code, &ran.json()["revocation"]["state"]), (0, &json!("EFFECTIVE")));
+    assert_eq!((ran.code, &ran.json()["revocation"]["state"]), (0, &json!("STATE_EFFECTIVE")));
     let asked = server.asked();
     assert_eq!(asked.len(), 1);
     assert_eq!(asked[0].message["etag"], "mine");
@@ -93,7 +93,7 @@ fn a_list_that_changes_while_it_is_read_is_not_taken_for_what_was_seen() {
     let server = server();
     server.answer_with("ListDevices", |request| {
         let second = request.get("page_token").is_some();
-        Ok(json!({"devices": [{"name": "Phone"}], "etag": second.to_string(), "next_page_token": if second { "" } else { "2" }}))
+        Ok(json!({"devices": [{"display_name": "Phone"}], "etag": second.to_string(), "next_page_token": if second { "" } else { "2" }}))
     });
     let ran = server.run(&[&ALL[..], &["--yes"]].concat());
     assert_eq!(ran.code, 1, "{ran:?}");

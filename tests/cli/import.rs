@@ -47,7 +47,12 @@ fn import(name: &str, content: &str, cut_at: Option<usize>) -> Import {
             "created": created,
             "existing": good.len() - created,
             "refusals": bad.iter().map(|line| json!({
-                "number": number(line), "reason": "INVALID_FIELD", "message": "address: must hold one @",
+                "number": number(line),
+                "error": {
+                    "code": 3,
+                    "message": "address: must hold one @",
+                    "details": [{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "INVALID_FIELD"}],
+                },
             })).collect::<Vec<_>>(),
         }))
     });

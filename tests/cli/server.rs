@@ -21,7 +21,15 @@ use tonic::{
     transport::ServerTlsConfig,
 };
 
-static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| DescriptorPool::decode(latchkey::proto::DESCRIPTORS).unwrap());
+static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
+    let mut pool = DescriptorPool::decode(latchkey::proto::DESCRIPTORS).unwrap();
+    // What a google.rpc.Status holds.
+    let mut details = prost_types::FileDescriptorSet::decode(tonic_types::pb::FILE_DESCRIPTOR_SET).unwrap();
+    details.file.retain(|file| file.name() == "google/rpc/error_details.proto" || file.name() == "error_details.proto");
+    assert_eq!(details.file.len(), 1);
+    pool.add_file_descriptor_set(details).unwrap();
+    pool
+});
 
 /// One message that came in.
 #[derive(Clone, Debug)]

@@ -158,7 +158,7 @@ impl Load {
             protocol: Protocol::Imap.into(),
             client_ip,
             frontend: "histories".to_owned(),
-            want_cache: false,
+            stream_key: vec![],
         };
         Attempt { mailbox, password, request }
     }
@@ -201,7 +201,7 @@ impl Load {
         let chosen = dice.percent(25).then(|| format!("{:016x}-{:016x}", dice.next(), dice.next()));
         let request = proto::CreateDeviceRequest {
             address: self.world.mailboxes[mailbox].clone(),
-            name: "Phone".to_owned(),
+            display_name: "Phone".to_owned(),
             password: chosen.clone().unwrap_or_default(),
             request_id: dice.uuid(),
             ..Default::default()
@@ -251,14 +251,14 @@ impl Load {
     /// Repeats a revoking call, at any replica, until it is settled; then waits until it is EFFECTIVE.
     async fn settle(&self, dice: &mut Dice, mut known: Known, mut how: How) {
         let mut request_id = dice.uuid();
-        let wait = if dice.percent(25) { proto::Wait::Not } else { proto::Wait::Unspecified };
-        let mut pending = None;
+        let wait = dice.percent(25).then(prost_types::Duration::default);
+        let mut pending: Option<String> = None;
         let mut made: Option<Known> = None;
         for _ in 0..TRIES {
             let replica = dice.below(self.world.replicas.len());
             let began = now();
-            let answered = match (pending, how) {
-                (Some(revision), _) => self.await_revocation(replica, revision).await,
+            let answered = match (&pending, how) {
+                (Some(id), _) => self.await_revocation(replica, id.clone()).await,
                 (None, How::Change) => self.change(replica, &known, &request_id, wait, &mut made).await,
                 _ => self.disconnect(replica, &known, &request_id, wait).await,
             };
@@ -296,7 +296,7 @@ impl Load {
                     self.world.book.is_good_now(next);
                     return;
                 }
-                (Outcome::Pending { .. }, Ok(revocation)) => pending = Some(revocation.revision),
+                (Outcome::Pending { .. }, Ok(revocation)) => pending = Some(revocation.revocation_id),
                 _ => tokio::time::sleep(dice.millis(10, 200)).await,
             }
         }
@@ -307,7 +307,7 @@ impl Load {
         replica: usize,
         known: &Known,
         request_id: &str,
-        wait: proto::Wait,
+        max_wait: Option<prost_types::Duration>,
         made: &mut Option<Known>,
     ) -> Result<proto::Revocation, Status> {
         let request = proto::ChangePasswordRequest {
@@ -315,7 +315,7 @@ impl Load {
             device_id: known.device_id.clone(),
             password: String::new(),
             request_id: request_id.to_owned(),
-            wait: wait.into(),
+            max_wait,
         };
         let changed = in_time(self.world.credentials(replica).change_password(request)).await?;
         let generation = changed.device.expect("a device").generation;
@@ -330,20 +330,20 @@ impl Load {
         replica: usize,
         known: &Known,
         request_id: &str,
-        wait: proto::Wait,
+        max_wait: Option<prost_types::Duration>,
     ) -> Result<proto::Revocation, Status> {
         let request = proto::DisconnectDeviceRequest {
             address: self.world.mailboxes[known.mailbox].clone(),
             device_id: known.device_id.clone(),
             request_id: request_id.to_owned(),
-            wait: wait.into(),
+            max_wait,
         };
         let answer = in_time(self.world.credentials(replica).disconnect_device(request)).await?;
         Ok(answer.revocation.expect("a revocation"))
     }
 
-    async fn await_revocation(&self, replica: usize, revision: u64) -> Result<proto::Revocation, Status> {
-        let request = proto::AwaitRevocationRequest { revision };
+    async fn await_revocation(&self, replica: usize, revocation_id: String) -> Result<proto::Revocation, Status> {
+        let request = proto::AwaitRevocationRequest { revocation_id, max_wait: None };
         let answer = in_time(self.world.credentials(replica).await_revocation(request)).await?;
         Ok(answer.revocation.expect("a revocation"))
     }

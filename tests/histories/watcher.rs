@@ -60,6 +60,7 @@ struct State {
 }
 
 struct Stream {
+    key: Vec<u8>,
     replica: usize,
     outbox: mpsc::UnboundedSender<WatchRequest>,
 }
@@ -94,7 +95,7 @@ impl Watcher {
 
     /// Judges a login, from the cache if it may. `password` names it for the history.
     pub async fn login(&self, dice: &mut Dice, login: proto::AuthenticateRequest, password: Option<Password>) -> Judged {
-        let (replica, applied, asked_at) = {
+        let (replica, applied, asked_at, stream_key) = {
             let mut state = self.state();
             let key = (login.address.clone(), login.password.clone());
             if now() < state.lease_end
@@ -108,10 +109,11 @@ impl Watcher {
             let replica = own.filter(|_| dice.percent(80)).unwrap_or_else(|| dice.below(self.world.replicas.len()));
             // Any other may know less than the stream's own has told.
             let applied = own.filter(|own| *own == replica).and(state.applied).map(|position| position.revision);
-            (replica, applied, state.step)
+            let key = state.stream.as_ref().filter(|stream| stream.replica == replica).map(|stream| stream.key.clone());
+            (replica, applied, state.step, key.unwrap_or_default())
         };
         let by = By::Replica(replica);
-        let asked = proto::AuthenticateRequest { want_cache: true, ..login.clone() };
+        let asked = proto::AuthenticateRequest { stream_key: stream_key.clone(), ..login.clone() };
         let answer = match tokio::time::timeout(LOGIN_TIMEOUT, self.world.authorization(replica).authenticate(asked)).await {
             Ok(Ok(answer)) => answer.into_inner(),
             Ok(Err(status)) => return Judged { by, answer: Answer::None(words(&status)), session: None },
@@ -125,6 +127,7 @@ impl Watcher {
         if let Some(entry) = answer
             .cache
             .clone()
+            .filter(|_| state.stream.as_ref().is_some_and(|stream| stream.key == stream_key))
             .filter(|entry| applied.is_some_and(|applied| answer.revision >= applied) && state.may_insert(entry, asked_at))
         {
             state.cache.insert((login.address, login.password), Cached { answer: answer.clone(), entry });
@@ -138,7 +141,7 @@ impl Watcher {
         let mut state = self.state();
         if let Some(kept) = state.sessions.remove(&session) {
             self.world.book.closed(kept.place);
-            state.say(Request::SessionsClosed(watch_request::SessionsClosed { numbers: vec![session] }));
+            state.say(Request::SessionsClosed(watch_request::SessionsClosed { numbers: vec![session], revision: 0 }));
         }
     }
 
@@ -188,6 +191,7 @@ impl Watcher {
         let channel = self.world.replicas[replica].endpoint.connect().await.map_err(unreachable)?;
         let (outbox, requests) = mpsc::unbounded_channel();
         let hello = watch_request::Hello {
+            protocol_version: 1,
             name: format!("watcher-{}", self.number),
             watcher_id: watcher_id.to_owned(),
             resume: self.state().applied,
@@ -202,7 +206,7 @@ impl Watcher {
         let Some(Response::Welcome(welcome)) = first.and_then(|first| first.message) else {
             return Err(Status::internal("the first message is no welcome"));
         };
-        self.welcomed(&welcome, Stream { replica, outbox: outbox.clone() });
+        self.welcomed(&welcome, Stream { replica, outbox: outbox.clone(), key: welcome.stream_key.clone() });
         let mut renewals: HashMap<u64, BootTime> = HashMap::new();
         let mut next_renewal = 0;
         let mut renew = tokio::time::interval(LEASE / 5);
@@ -216,7 +220,7 @@ impl Watcher {
                     };
                     if let Response::Grant(grant) = &message {
                         let asked = renewals.remove(&grant.number).ok_or_else(|| Status::internal("a grant that nobody asked for"))?;
-                        self.granted(number, asked, grant);
+                        self.granted(number, asked, grant)?;
                     } else if self.hear(message) {
                         // Our side closes as the outbox goes.
                         return Ok(());
@@ -247,13 +251,21 @@ impl Watcher {
         }
     }
 
-    fn granted(&self, stream: u64, asked: BootTime, grant: &watch_response::Grant) {
+    fn granted(&self, stream: u64, asked: BootTime, grant: &watch_response::Grant) -> Result<(), Status> {
+        {
+            let mut state = self.state();
+            if grant.previous != state.applied {
+                return Err(Status::data_loss("a message was lost before a grant"));
+            }
+            state.applied = grant.position;
+        }
         let lease = grant.duration.and_then(|it| Duration::try_from(it).ok()).unwrap_or_default();
         if !lease.is_zero() {
             let mut state = self.state();
             state.lease_end = state.lease_end.max(asked + lease);
             self.world.book.write().grants.push(Grant { watcher: self.number, stream, asked, heard: now() });
         }
+        Ok(())
     }
 
     /// Does what the replica says; whether the stream is over with that.
@@ -267,33 +279,32 @@ impl Watcher {
                     change.ended.iter().any(|it| it.device_id == kept.device_id && it.generation >= kept.generation)
                 };
                 let numbers: Vec<u64> = state.sessions.iter().filter(|(_, kept)| ended(kept)).map(|(it, _)| *it).collect();
-                let sessions = self.close(&mut state, numbers);
+                assert_eq!(change.previous, state.applied, "a message was lost before a change");
                 state.applied = change.position;
-                let closed = watch_request::acknowledge::Closed { revision, sessions };
-                let closed = if sessions > 0 { vec![closed] } else { vec![] };
-                state.say(Request::Acknowledge(watch_request::Acknowledge { revision, closed }));
+                state.say(Request::Acknowledge(watch_request::Acknowledge { revision }));
+                self.close(&mut state, numbers, revision);
             }
             Response::StartEmpty(watch_response::StartEmpty { position }) => {
                 state.empty();
                 state.applied = position;
                 let revision = position.map_or(0, |position| position.revision);
-                state.say(Request::Acknowledge(watch_request::Acknowledge { revision, closed: vec![] }));
+                state.say(Request::Acknowledge(watch_request::Acknowledge { revision }));
             }
             Response::CloseSessions(close) => {
-                self.close(&mut state, close.numbers);
+                self.close(&mut state, close.numbers, close.revision);
             }
             Response::Draining(_) => {
                 state.lease_end = BootTime::default();
                 state.say(Request::Surrender(watch_request::Surrender {}));
                 return true;
             }
-            Response::Welcome(_) | Response::Grant(_) | Response::Acknowledged(_) => (),
+            Response::Welcome(_) | Response::Grant(_) | Response::Acknowledged(_) | Response::SessionsEnded(_) => (),
         }
         false
     }
 
     /// Closes those of them that are still open, and reports it.
-    fn close(&self, state: &mut State, numbers: Vec<u64>) -> u32 {
+    fn close(&self, state: &mut State, numbers: Vec<u64>, revision: u64) {
         let mut closed = vec![];
         for number in numbers {
             if let Some(kept) = state.sessions.remove(&number) {
@@ -302,9 +313,8 @@ impl Watcher {
             }
         }
         for numbers in closed.chunks(AT_ONCE) {
-            state.say(Request::SessionsClosed(watch_request::SessionsClosed { numbers: numbers.to_vec() }));
+            state.say(Request::SessionsClosed(watch_request::SessionsClosed { numbers: numbers.to_vec(), revision }));
         }
-        u32::try_from(closed.len()).expect("few")
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -108,7 +108,8 @@ impl World {
         directory.put_mail_service(service).await.expect("a mail service is put");
         for address in self.mailboxes.clone() {
             let mail_service_id = mail_service_id.clone();
-            let mailbox = proto::PutMailboxRequest { address, mail_service_id, generic_password_hash: String::new() };
+            let mailbox =
+                proto::PutMailboxRequest { address, mail_service_id, generic_password_hash: String::new(), max_wait: None };
             directory.put_mailbox(mailbox).await.expect("a mailbox is put");
         }
     }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::{
     cache::mailboxes::MailboxCache,
-    downstream::{Hello, Message, test_stream::Watch},
+    downstream::{Hello, Message, StreamKey, test_stream::Watch},
     lease::Lease,
     model::{
         change::{Position, Revision},
@@ -53,7 +53,7 @@ impl MailHost {
     }
 
     pub(crate) fn follow(&self, resume: Option<Position>) -> Stream {
-        let hello = Hello { name: NAME.to_owned(), id: Uuid::from_u128(1), resume, observes: false };
+        let hello = Hello { name: NAME.to_owned(), id: Uuid::from_u128(1), resume, observes: false, key: StreamKey([1; 16]) };
         let watch = Watch::open(self.replica.watchers(), hello).expect("there is room");
         let Watch { number, position, starts_empty, messages, .. } = watch;
         if starts_empty || resume.is_none() {
@@ -76,7 +76,7 @@ impl MailHost {
             return false;
         };
         match message {
-            Message::Change(change) => {
+            Message::Change { change, .. } => {
                 self.cache.apply(&change);
                 self.applied.store(change.revision.0, Ordering::SeqCst);
                 self.acknowledge(stream, change.revision);
@@ -85,12 +85,16 @@ impl MailHost {
                 self.start_empty(at);
                 self.acknowledge(stream, at.revision);
             }
-            Message::Granted { number, lease } => {
+            Message::Granted { number, lease, .. } => {
                 let at = stream.asked.iter().position(|(asked, ..)| *asked == number).expect("it was asked for");
                 let (_, boot, wall) = stream.asked.drain(..=at).next_back().expect("that one");
                 self.lease.take(boot, wall, lease);
             }
-            Message::Close { .. } | Message::Judge(_) | Message::Acknowledged(_) | Message::Draining => (),
+            Message::Close { .. }
+            | Message::Judge(_)
+            | Message::Acknowledged(_)
+            | Message::SessionsEnded(_)
+            | Message::Draining => (),
         }
         true
     }
@@ -137,7 +141,7 @@ impl MailHost {
     fn acknowledge(&self, stream: &Stream, revision: Revision) {
         step();
         // The stream may have been replaced meanwhile: then nobody hears it.
-        let _ = self.replica.watchers().acknowledge(stream.number, revision, &[]);
+        let _ = self.replica.watchers().acknowledge(stream.number, revision);
     }
 
     fn start_empty(&self, at: Position) {

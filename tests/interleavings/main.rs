@@ -18,6 +18,8 @@ mod cache {
 #[expect(unreachable_pub, dead_code, reason = "the library's own source: what is public there is private here")]
 mod downstream {
     pub mod delivery;
+    mod ending;
+    mod keys;
     mod messages;
     pub mod recent;
     mod roster;
@@ -25,10 +27,10 @@ mod downstream {
     pub mod test_stream;
     mod watchers;
 
-    pub(crate) use latchkey_core::downstream::{MAX_SESSIONS, MAX_WATCHERS, QUEUE, SESSIONS_WAIT};
+    pub(crate) use latchkey_core::downstream::{MAX_SESSIONS, MAX_WATCHERS, QUEUE};
 
     pub(crate) use self::{
-        messages::{Acknowledged, CutOff, Hello, Message, Opened, ProtocolError, Welcome},
+        messages::{Acknowledged, CutOff, End, Hello, Message, Opened, ProtocolError, SessionsEnded, StreamKey, Welcome},
         watchers::{Outbox, Watchers},
     };
 }

@@ -51,7 +51,7 @@ async fn a_call_that_may_have_changed_something_never_says_that_nothing_was_chan
     let mut client = postgres::client(world.ground.database.as_ref().expect("PostgreSQL")).await;
     let held = client.transaction().await.expect("a transaction");
     held.execute("SELECT revision FROM change_head WHERE id = 1 FOR UPDATE", &[]).await.expect("the head is locked");
-    let request = proto::DeleteMemberRequest { organization_id: ORGANIZATION.into(), user: "bob".into() };
+    let request = proto::DeleteMemberRequest { organization_id: ORGANIZATION.into(), user_id: "bob".into(), max_wait: None };
     let status = world.server.directory().await.delete_member(request).await.expect_err("the head can't be locked");
     assert_eq!(reason_of(&status), "OUTCOME_UNKNOWN", "{status:?}");
 }

@@ -49,7 +49,7 @@ async fn a_changed_password_takes_the_place_of_the_old_one(store: StoreKind) {
     let changed = world.devices.change_password(request).await.expect("changed").into_inner();
     assert_eq!(changed.revocation.expect("a revocation").state(), State::Effective);
     let device = changed.device.expect("a device");
-    assert_eq!((device.device_id, device.name, device.generation), (phone.device_id, phone.name, 2));
+    assert_eq!((device.device_id, device.display_name, device.generation), (phone.device_id, phone.display_name, 2));
     assert_eq!(world.reason(&old).await, Reason::PasswordChanged);
     assert_eq!(world.reason(&changed.password).await, Reason::Ok);
 }
@@ -60,15 +60,15 @@ async fn a_device_can_be_renamed_and_limited(store: StoreKind) {
     let request = proto::UpdateDeviceRequest {
         address: ADDRESS.into(),
         device_id: phone.device_id.clone(),
-        name: "Old phone".into(),
+        display_name: "Old phone".into(),
         allowed_protocols: vec![proto::Protocol::Smtp.into()],
-        user: "not in the mask".into(),
-        update_mask: Some(prost_types::FieldMask { paths: vec!["name".into(), "allowed_protocols".into()] }),
+        user_id: "not in the mask".into(),
+        update_mask: Some(prost_types::FieldMask { paths: vec!["display_name".into(), "allowed_protocols".into()] }),
         ..Default::default()
     };
     let updated = world.devices.update_device(request).await.expect("updated").into_inner();
     let device = updated.device.expect("a device");
-    assert_eq!((device.name.as_str(), device.user.as_str()), ("Old phone", ""));
+    assert_eq!((device.display_name.as_str(), device.user_id.as_str()), ("Old phone", ""));
     assert_eq!(world.reason(&password).await, Reason::ProtocolNotAllowed, "the limit holds at once");
     let request = proto::GetDeviceRequest { address: ADDRESS.into(), device_id: phone.device_id };
     let got = world.devices.get_device(request).await.expect("it is there").into_inner().device;
@@ -108,7 +108,7 @@ async fn a_repeated_request_has_no_second_effect(store: StoreKind) {
     let mut world = World::new(store).await;
     let request = proto::CreateDeviceRequest {
         address: ADDRESS.into(),
-        name: "Phone".into(),
+        display_name: "Phone".into(),
         request_id: "a-request".into(),
         ..Default::default()
     };
@@ -121,7 +121,7 @@ async fn a_repeated_request_has_no_second_effect(store: StoreKind) {
     assert_eq!(world.reason(&password).await, Reason::Ok);
 
     for other in [
-        proto::CreateDeviceRequest { name: "Laptop".into(), ..request.clone() },
+        proto::CreateDeviceRequest { display_name: "Laptop".into(), ..request.clone() },
         proto::CreateDeviceRequest { allowed_protocols: vec![proto::Protocol::Imap.into()], ..request },
     ] {
         let status = world.devices.create_device(other).await.expect_err("another call");
@@ -144,7 +144,7 @@ async fn a_mailbox_has_at_most_as_many_devices_as_set(store: StoreKind) {
     let mut world = World::with(store, &["--max-devices", "2"]).await;
     let (phone, _) = world.add("Phone").await;
     world.add("Laptop").await;
-    let request = proto::CreateDeviceRequest { address: ADDRESS.into(), name: "Third".into(), ..Default::default() };
+    let request = proto::CreateDeviceRequest { address: ADDRESS.into(), display_name: "Third".into(), ..Default::default() };
     let status = world.devices.create_device(request.clone()).await.expect_err("one too many");
     assert_eq!((status.code(), reason_of(&status).as_str()), (Code::FailedPrecondition, "TOO_MANY_DEVICES"));
     assert!(status.message().contains('2'), "names the bound: {}", status.message());
@@ -167,7 +167,7 @@ async fn pages_show_each_device_once(store: StoreKind) {
             show_disconnected: false,
         };
         let page = world.devices.list_devices(request).await.expect("a page").into_inner();
-        names.extend(page.devices.into_iter().map(|device| device.name));
+        names.extend(page.devices.into_iter().map(|device| device.display_name));
         page_token = page.next_page_token;
         if page_token.is_empty() {
             break;
@@ -180,14 +180,17 @@ async fn the_trail_tells_who_did_what_and_each_devices_logins(store: StoreKind) 
     use proto::event::Type;
     let mut world = World::new(store).await;
     world.put_member("ada", proto::Role::Administrator).await;
-    let request = proto::CreateDeviceRequest { address: ADDRESS.into(), name: "Phone".into(), ..Default::default() };
+    let request = proto::CreateDeviceRequest { address: ADDRESS.into(), display_name: "Phone".into(), ..Default::default() };
     let created = world.devices.create_device(crate::world::acting_as("ada", request)).await.expect("created").into_inner();
     let device_id = created.device.expect("a device").device_id;
     for _ in 0..3 {
         assert_eq!(world.reason(&created.password).await, Reason::Ok);
     }
     // The history is written behind: asked for until it is there.
-    let list = proto::ListEventsRequest { address: ADDRESS.into(), ..Default::default() };
+    let list = proto::ListEventsRequest {
+        scope: Some(proto::list_events_request::Scope::Address(ADDRESS.into())),
+        ..Default::default()
+    };
     let events = loop {
         let events = world.devices.list_events(list.clone()).await.expect("events").into_inner().events;
         if events.iter().any(|event| event.r#type() == Type::Login) {
@@ -198,7 +201,7 @@ async fn the_trail_tells_who_did_what_and_each_devices_logins(store: StoreKind) 
     let types: Vec<_> = events.iter().map(proto::Event::r#type).collect();
     assert_eq!(types, [Type::Login, Type::DeviceCreated, Type::MailboxCreated], "newest first");
     let [login, creation, _] = &events[..] else { panic!("three events") };
-    assert_eq!((creation.actor.as_str(), creation.device_name.as_str()), ("ada", "Phone"));
+    assert_eq!((creation.actor_user_id.as_str(), creation.device_display_name.as_str()), ("ada", "Phone"));
     assert!(!creation.caller.is_empty() && creation.peer.starts_with("127.0.0.1") && creation.revision > 0);
     let logins = login.logins.as_ref().expect("logins");
     assert_eq!((login.device_id.as_str(), logins.client_ip.as_str()), (device_id.as_str(), "192.0.2.1"));
@@ -212,7 +215,7 @@ async fn a_mailbox_remembers_its_past_passwords(store: StoreKind) {
     let chosen = "violet-anchor-breeze-47";
     let request = |name: &str| proto::CreateDeviceRequest {
         address: ADDRESS.into(),
-        name: name.into(),
+        display_name: name.into(),
         password: chosen.into(),
         ..Default::default()
     };

@@ -22,14 +22,14 @@ async fn what_is_put_is_listed_and_can_be_deleted(store: StoreKind) {
     }
     let list = |page_token| proto::ListMembersRequest { organization_id: ORGANIZATION.into(), page_size: 2, page_token };
     let page = directory.list_members(list(String::new())).await.expect("a page").into_inner();
-    assert_eq!(page.members.iter().map(|member| member.user.as_str()).collect::<Vec<_>>(), ["ada", "leo"]);
+    assert_eq!(page.members.iter().map(|member| member.user_id.as_str()).collect::<Vec<_>>(), ["ada", "leo"]);
     let page = directory.list_members(list(page.next_page_token)).await.expect("a page").into_inner();
-    assert_eq!((page.members[0].user.as_str(), page.next_page_token.as_str()), ("maya", ""));
+    assert_eq!((page.members[0].user_id.as_str(), page.next_page_token.as_str()), ("maya", ""));
 
     let mailbox = proto::GetMailboxRequest { address: ADDRESS.to_uppercase() };
     let got = directory.get_mailbox(mailbox.clone()).await.expect("it is there").into_inner().mailbox.expect("a mailbox");
     assert_eq!((got.address.as_str(), got.mail_service_id.as_str()), (ADDRESS, SERVICE));
-    let delete = proto::DeleteMailboxRequest { address: ADDRESS.into() };
+    let delete = proto::DeleteMailboxRequest { address: ADDRESS.into(), max_wait: None };
     directory.delete_mailbox(delete.clone()).await.expect("deleted");
     for status in
         [directory.get_mailbox(mailbox).await.expect_err("gone"), directory.delete_mailbox(delete).await.expect_err("gone")]
@@ -51,7 +51,7 @@ async fn what_holds_others_is_not_deleted(store: StoreKind) {
     ] {
         assert_eq!((status.code(), reason_of(&status).as_str()), (Code::FailedPrecondition, "NOT_EMPTY"));
     }
-    directory.delete_mailbox(proto::DeleteMailboxRequest { address: ADDRESS.into() }).await.expect("deleted");
+    directory.delete_mailbox(proto::DeleteMailboxRequest { address: ADDRESS.into(), max_wait: None }).await.expect("deleted");
     directory.delete_mail_service(service).await.expect("empty now");
     directory.delete_organization(organization).await.expect("empty now");
 }

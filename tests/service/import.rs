@@ -45,7 +45,10 @@ async fn an_import_reports_what_it_refuses_and_can_be_said_again(store: StoreKin
         assert_eq!(login.reason(), Reason::Ok, "user{n}");
     }
     assert_eq!(world.login_with(attempt("user3@example.com", "x")).await.reason(), Reason::UnknownAddress);
-    let list = proto::ListEventsRequest { address: "user1@example.com".into(), ..Default::default() };
+    let list = proto::ListEventsRequest {
+        scope: Some(proto::list_events_request::Scope::Address("user1@example.com".into())),
+        ..Default::default()
+    };
     let events = world.devices.list_events(list).await.expect("events").into_inner().events;
     assert!(events.iter().any(|event| event.r#type() == proto::event::Type::MailboxImported && event.caller == "local"));
 

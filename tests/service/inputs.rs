@@ -47,14 +47,14 @@ async fn logins(world: &mut World) {
 }
 
 async fn devices(world: &mut World) {
-    let good = proto::CreateDeviceRequest { address: ADDRESS.into(), name: "Phone".into(), ..Default::default() };
+    let good = proto::CreateDeviceRequest { address: ADDRESS.into(), display_name: "Phone".into(), ..Default::default() };
     let long_name = "ü".repeat(65);
     let cases: Vec<(proto::CreateDeviceRequest, &str)> = vec![
-        (proto::CreateDeviceRequest { name: "  ".into(), ..good.clone() }, "name"),
-        (proto::CreateDeviceRequest { name: long_name, ..good.clone() }, "name"),
-        (proto::CreateDeviceRequest { name: "a\nb".into(), ..good.clone() }, "name"),
-        (proto::CreateDeviceRequest { user: "white space".into(), ..good.clone() }, "user"),
-        (proto::CreateDeviceRequest { user: "u".repeat(129), ..good.clone() }, "user"),
+        (proto::CreateDeviceRequest { display_name: "  ".into(), ..good.clone() }, "display_name"),
+        (proto::CreateDeviceRequest { display_name: long_name, ..good.clone() }, "display_name"),
+        (proto::CreateDeviceRequest { display_name: "a\nb".into(), ..good.clone() }, "display_name"),
+        (proto::CreateDeviceRequest { user_id: "white space".into(), ..good.clone() }, "user_id"),
+        (proto::CreateDeviceRequest { user_id: "u".repeat(129), ..good.clone() }, "user_id"),
         (proto::CreateDeviceRequest { allowed_protocols: vec![Protocol::Imap.into(), 77], ..good.clone() }, "allowed_protocols"),
         (proto::CreateDeviceRequest { allowed_networks: vec!["10.0.0.0/33".into()], ..good.clone() }, "allowed_networks"),
         (proto::CreateDeviceRequest { allowed_networks: vec!["10.0.0.1".into(); 33], ..good.clone() }, "allowed_networks"),
@@ -96,17 +96,27 @@ async fn devices(world: &mut World) {
         ..Default::default()
     };
     refused("update_mask", &world.devices.update_device(request).await.expect_err("update_mask"), "update_mask");
-    let request = proto::DisconnectUserDevicesRequest { user: "u".into(), ..Default::default() };
+    let request = proto::DisconnectUserDevicesRequest { user_id: "u".into(), ..Default::default() };
     refused("scope", &world.devices.disconnect_user_devices(request).await.expect_err("scope"), "scope");
-    for revision in [0, 1_000_000] {
-        let request = proto::AwaitRevocationRequest { revision };
-        refused("revision", &world.devices.await_revocation(request).await.expect_err("revision"), "revision");
+    for revocation_id in ["", "made up", "0000000000000000", "00000000000f4240"] {
+        let request = proto::AwaitRevocationRequest { revocation_id: revocation_id.into(), max_wait: None };
+        let refusal = world.devices.await_revocation(request).await.expect_err(revocation_id);
+        refused(revocation_id, &refusal, "revocation_id");
+    }
+    for max_wait in [prost_types::Duration { seconds: -1, nanos: 0 }, prost_types::Duration { seconds: 601, nanos: 0 }] {
+        let request = proto::DisconnectDeviceRequest {
+            address: ADDRESS.into(),
+            device_id: "0192f0c0-0000-7000-8000-000000000000".into(),
+            max_wait: Some(max_wait),
+            ..Default::default()
+        };
+        refused("max_wait", &world.devices.disconnect_device(request).await.expect_err("max_wait"), "max_wait");
     }
 }
 
 async fn provisioning(world: &mut World) {
     let mut directory = world.server.directory().await;
-    let request = proto::PutMemberRequest { organization_id: "acme".into(), user: "u".into(), role: 9, suspended: false };
+    let request = proto::PutMemberRequest { organization_id: "acme".into(), user_id: "u".into(), role: 9, ..Default::default() };
     refused("role", &directory.put_member(request).await.expect_err("role"), "role");
     let request = proto::PutOrganizationRequest { organization_id: "a b".into(), display_name: String::new() };
     refused("organization_id", &directory.put_organization(request).await.expect_err("id"), "organization_id");
@@ -117,6 +127,7 @@ async fn provisioning(world: &mut World) {
             address: "other@example.com".into(),
             mail_service_id: SERVICE.into(),
             generic_password_hash: hash.into(),
+            max_wait: None,
         };
         let status = directory.put_mailbox(request).await.expect_err(hash);
         refused(hash, &status, "generic_password_hash");

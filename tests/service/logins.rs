@@ -1,12 +1,15 @@
 //! Logins as a mail server asks for them.
 
+use std::time::{Duration, Instant};
+
 use latchkey::proto::{self, Decision, Protocol, Reason, authenticate_stream_response::Outcome};
 use tokio_stream::StreamExt;
 use tonic::Code;
+use tonic_types::RpcStatusExt;
 
 use crate::{
     server::StoreKind,
-    world::{ADDRESS, World, attempt, on_each_store},
+    world::{ADDRESS, World, attempt, on_each_store, reason_of},
 };
 
 on_each_store!(
@@ -45,7 +48,7 @@ async fn limits_are_judged_at_every_login(store: StoreKind) {
     let (_, password) = world
         .add_with(proto::CreateDeviceRequest {
             address: ADDRESS.into(),
-            name: "Phone".into(),
+            display_name: "Phone".into(),
             allowed_protocols: vec![Protocol::Imap.into()],
             allowed_networks: vec!["192.0.2.0/24".into(), "2001:db8::/32".into()],
             expire_time: Some(in_an_hour),
@@ -68,11 +71,11 @@ async fn limits_are_judged_at_every_login(store: StoreKind) {
     }
 }
 
-fn hour_from_now() -> std::time::Duration {
+fn hour_from_now() -> Duration {
     use latchkey::clock::SystemClock;
     use latchkey_core::model::clock::Clock;
     let micros = u64::try_from(SystemClock.wall().0).expect("after 1970");
-    std::time::Duration::from_micros(micros) + std::time::Duration::from_secs(3_600)
+    Duration::from_micros(micros) + Duration::from_secs(3_600)
 }
 
 async fn a_denial_tells_nothing_and_costs_no_error(store: StoreKind) {
@@ -106,7 +109,9 @@ async fn a_stream_answers_each_request_by_its_id(store: StoreKind) {
         let answer = answer.expect("no error ends the stream");
         let said = match answer.outcome.expect("an outcome") {
             Outcome::Answer(answer) => format!("{:?}", answer.reason()),
-            Outcome::Error(error) => format!("{} {}", error.code, error.reason),
+            Outcome::Error(error) => {
+                format!("{} {}", error.code, error.get_details_error_info().map(|info| info.reason).unwrap_or_default())
+            }
         };
         assert!(seen.insert(answer.request_id, said).is_none(), "answered once");
     }
@@ -136,13 +141,13 @@ async fn a_suspended_mailbox_denies_until_it_is_resumed(store: StoreKind) {
     let (_, password) = world.add("Phone").await;
     assert_eq!(world.reason(&password).await, Reason::Ok);
     let mut directory = world.server.directory().await;
-    let request = proto::SuspendMailboxRequest { address: ADDRESS.into() };
+    let request = proto::SuspendMailboxRequest { address: ADDRESS.into(), max_wait: None };
     directory.suspend_mailbox(request).await.expect("suspended");
     assert_eq!(world.reason(&password).await, Reason::MailboxSuspended);
     let request = proto::ResumeMailboxRequest { address: ADDRESS.into() };
     directory.resume_mailbox(request).await.expect("resumed");
     assert_eq!(world.reason(&password).await, Reason::Ok);
-    let request = proto::DeleteMailboxRequest { address: ADDRESS.into() };
+    let request = proto::DeleteMailboxRequest { address: ADDRESS.into(), max_wait: None };
     directory.delete_mailbox(request).await.expect("deleted");
     assert_eq!(world.reason(&password).await, Reason::UnknownAddress);
 }
@@ -154,7 +159,7 @@ async fn a_new_mailbox_lets_in_who_was_unknown_before(store: StoreKind) {
         assert_eq!(world.login_with(attempt(address, "x")).await.reason(), Reason::UnknownAddress);
     }
     world.put_mailbox(address, "").await;
-    let request = proto::CreateDeviceRequest { address: address.into(), name: "Phone".into(), ..Default::default() };
+    let request = proto::CreateDeviceRequest { address: address.into(), display_name: "Phone".into(), ..Default::default() };
     let (_, password) = world.add_with(request).await;
     assert_eq!(world.login_with(attempt(address, &password)).await.reason(), Reason::Ok);
 }
@@ -174,7 +179,7 @@ async fn guesses_are_throttled_and_proven_passwords_are_not(store: StoreKind) {
     let chosen = "violet-anchor-breeze-47";
     let request = proto::CreateDeviceRequest {
         address: ADDRESS.into(),
-        name: "Scanner".into(),
+        display_name: "Scanner".into(),
         password: chosen.into(),
         ..Default::default()
     };
@@ -184,7 +189,7 @@ async fn guesses_are_throttled_and_proven_passwords_are_not(store: StoreKind) {
     let (_, other) = {
         let request = proto::CreateDeviceRequest {
             address: ADDRESS.into(),
-            name: "Second scanner".into(),
+            display_name: "Second scanner".into(),
             password: "marble-kettle-orbit-83".into(),
             ..Default::default()
         };
@@ -194,13 +199,30 @@ async fn guesses_are_throttled_and_proven_passwords_are_not(store: StoreKind) {
     let mut guesses = tokio::task::JoinSet::new();
     for guess in 0..150 {
         let mut logins = world.logins.clone();
-        guesses
-            .spawn(async move { logins.authenticate(attempt(ADDRESS, &format!("guess number {guess}"))).await.expect("denied") });
+        guesses.spawn(async move { logins.authenticate(attempt(ADDRESS, &format!("guess number {guess}"))).await });
     }
     guesses.join_all().await;
-    let throttled = world.login("marble-kettle-orbit-83").await;
-    assert_eq!(throttled.reason(), Reason::Throttled, "argon2 is not spent on who guesses");
-    assert!(throttled.retry_after.is_some_and(|wait| wait.seconds > 0));
+    let began = Instant::now();
+    let throttled = world.logins.authenticate(attempt(ADDRESS, "marble-kettle-orbit-83")).await.expect_err("no answer");
+    assert_eq!(
+        (throttled.code(), reason_of(&throttled).as_str()),
+        (Code::ResourceExhausted, "THROTTLED"),
+        "argon2 is not spent on who guesses"
+    );
+    let retry = |status: &tonic_types::Status| status.get_details_retry_info().and_then(|retry| retry.retry_delay);
+    let in_the_call = <tonic_types::Status as prost::Message>::decode(throttled.details()).expect("a google.rpc.Status");
+    assert!(retry(&in_the_call).is_some_and(|delay| delay >= Duration::from_secs(1)), "{throttled}");
+    assert!(began.elapsed() >= Duration::from_millis(50), "as long as a denial takes");
+    let login = Some(attempt(ADDRESS, "marble-kettle-orbit-83"));
+    let asked = tokio_stream::iter([proto::AuthenticateStreamRequest { request_id: 1, login }]);
+    let mut answers = world.logins.authenticate_stream(asked).await.expect("a stream").into_inner();
+    let Outcome::Error(error) = answers.next().await.expect("one").expect("no error ends the stream").outcome.expect("one")
+    else {
+        panic!("it was answered")
+    };
+    let reason = error.get_details_error_info().map(|info| info.reason);
+    assert_eq!((error.code, reason.as_deref()), (Code::ResourceExhausted as i32, Some("THROTTLED")));
+    assert!(retry(&error).is_some());
     assert_eq!(world.reason(chosen).await, Reason::Ok, "a memo needs no argon2");
     assert_eq!(world.reason(&generated).await, Reason::Ok, "a generated one neither");
     let elsewhere = proto::AuthenticateRequest { client_ip: "198.51.100.1".into(), ..attempt(ADDRESS, "marble-kettle-orbit-83") };

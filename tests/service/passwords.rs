@@ -96,7 +96,7 @@ async fn a_weak_chosen_password_is_refused_with_its_reason(store: StoreKind) {
     ] {
         let request = proto::CreateDeviceRequest {
             address: ADDRESS.into(),
-            name: "Scanner".into(),
+            display_name: "Scanner".into(),
             password: password.into(),
             ..Default::default()
         };
@@ -112,7 +112,7 @@ async fn no_password_stands_in_the_store_or_in_a_log(store: StoreKind) {
     let chosen = "violet-anchor-breeze-47";
     let request = proto::CreateDeviceRequest {
         address: ADDRESS.into(),
-        name: "Scanner".into(),
+        display_name: "Scanner".into(),
         password: chosen.into(),
         ..Default::default()
     };

@@ -32,9 +32,9 @@ async fn the_readmes_session_works_as_it_stands_and_so_do_the_lines_that_the_dem
         let server = demo(&ground);
         let session = blocks().into_iter().find(|block| block.contains("grpcurl")).expect("a session with grpcurl");
         let said = bash(&session);
-        assert_eq!(said.matches(r#""decision": "ALLOW""#).count(), 1, "{said}");
-        assert!(said.contains(r#""state": "EFFECTIVE""#), "{said}");
-        assert_eq!(said.matches(r#""reason": "DEVICE_DISCONNECTED""#).count(), 1, "{said}");
+        assert_eq!(said.matches(r#""decision": "DECISION_ALLOW""#).count(), 1, "{said}");
+        assert!(said.contains(r#""state": "STATE_EFFECTIVE""#), "{said}");
+        assert_eq!(said.matches(r#""reason": "REASON_DEVICE_DISCONNECTED""#).count(), 1, "{said}");
 
         let lines = |tool: &str| {
             let is_ours = |line: &&str| line.starts_with("  ") && line.contains(tool);
@@ -62,6 +62,10 @@ fn every_setting_that_the_documentation_names_is_one() {
             // Flags of other programs: cargo's, docker's, apt's, PostgreSQL's.
             let is_foreign = [
                 "--release",
+                "--profile",
+                "--interval",
+                "--start-period",
+                "--retries",
                 "--locked",
                 "--bin",
                 "--build",

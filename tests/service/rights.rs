@@ -14,6 +14,7 @@ on_each_store!(
     who_loses_access_loses_their_devices,
     a_suspension_on_the_way_saves_no_device_from_a_lost_role,
     a_suspended_member_is_denied_until_it_is_lifted,
+    a_member_that_is_put_again_stays_suspended_unless_it_is_said,
     all_devices_of_a_person_go_at_once,
 );
 
@@ -22,7 +23,7 @@ async fn people(world: &World) {
     world.put_member("leo", Role::LegalRepresentative).await;
     world.put_member("cole", Role::Collaborator).await;
     world.put_member("maya", Role::Collaborator).await;
-    let right = proto::PutRightRequest { mail_service_id: SERVICE.into(), user: "maya".into() };
+    let right = proto::PutRightRequest { mail_service_id: SERVICE.into(), user_id: "maya".into() };
     world.server.directory().await.put_right(right).await.expect("a right is put");
 }
 
@@ -43,7 +44,7 @@ async fn only_who_may_manage_the_mail_service_sees_its_mailboxes(store: StoreKin
             answers.push((status.message().to_owned(), status.details().to_vec()));
         }
         assert_eq!(answers[0], answers[1], "nothing tells whether the mailbox exists");
-        let create = proto::CreateDeviceRequest { address: ADDRESS.into(), name: "Mine".into(), ..Default::default() };
+        let create = proto::CreateDeviceRequest { address: ADDRESS.into(), display_name: "Mine".into(), ..Default::default() };
         let status = world.devices.create_device(acting_as(actor, create)).await.expect_err("may not");
         assert_eq!(status.code(), Code::PermissionDenied);
     }
@@ -70,8 +71,8 @@ async fn permissions_tell_beforehand(store: StoreKind) {
 async fn with_device_of(world: &mut World, user: &str) -> String {
     let request = proto::CreateDeviceRequest {
         address: ADDRESS.into(),
-        name: format!("Phone of {user}"),
-        user: user.into(),
+        display_name: format!("Phone of {user}"),
+        user_id: user.into(),
         ..Default::default()
     };
     let (_, password) = world.add_with(request).await;
@@ -87,7 +88,7 @@ async fn who_loses_access_loses_their_devices(store: StoreKind) {
         passwords.insert(user, with_device_of(&mut world, user).await);
     }
     let mut directory = world.server.directory().await;
-    let right = proto::DeleteRightRequest { mail_service_id: SERVICE.into(), user: "maya".into() };
+    let right = proto::DeleteRightRequest { mail_service_id: SERVICE.into(), user_id: "maya".into(), max_wait: None };
     let lost = directory.delete_right(right).await.expect("deleted").into_inner().revocation.expect("a revocation");
     assert_eq!((lost.ended_devices, lost.state()), (1, proto::revocation::State::Effective));
     assert_eq!(world.reason(&passwords["maya"]).await, Reason::DeviceDisconnected);
@@ -95,7 +96,7 @@ async fn who_loses_access_loses_their_devices(store: StoreKind) {
     world.put_member("ada", Role::Collaborator).await;
     assert_eq!(world.reason(&passwords["ada"]).await, Reason::DeviceDisconnected, "a role that gives no access");
 
-    let member = proto::DeleteMemberRequest { organization_id: ORGANIZATION.into(), user: "cole".into() };
+    let member = proto::DeleteMemberRequest { organization_id: ORGANIZATION.into(), user_id: "cole".into(), max_wait: None };
     directory.delete_member(member).await.expect("deleted");
     assert_eq!(world.reason(&passwords["cole"]).await, Reason::DeviceDisconnected, "who left");
     assert_eq!(world.reason(&passwords["leo"]).await, Reason::Ok, "nobody else's");
@@ -107,8 +108,13 @@ async fn a_suspension_on_the_way_saves_no_device_from_a_lost_role(store: StoreKi
     let password = with_device_of(&mut world, "ada").await;
     let mut directory = world.server.directory().await;
     for (role, suspended) in [(Role::Administrator, true), (Role::Collaborator, true), (Role::Collaborator, false)] {
-        let member =
-            proto::PutMemberRequest { organization_id: ORGANIZATION.into(), user: "ada".into(), role: role.into(), suspended };
+        let member = proto::PutMemberRequest {
+            organization_id: ORGANIZATION.into(),
+            user_id: "ada".into(),
+            role: role.into(),
+            suspended: Some(suspended),
+            max_wait: None,
+        };
         directory.put_member(member).await.expect("put");
     }
     assert_eq!(world.reason(&password).await, Reason::DeviceDisconnected);
@@ -122,9 +128,10 @@ async fn a_suspended_member_is_denied_until_it_is_lifted(store: StoreKind) {
     for (suspended, reason) in [(true, Reason::UserSuspended), (false, Reason::Ok)] {
         let member = proto::PutMemberRequest {
             organization_id: ORGANIZATION.into(),
-            user: "cole".into(),
+            user_id: "cole".into(),
             role: Role::Collaborator.into(),
-            suspended,
+            suspended: Some(suspended),
+            max_wait: None,
         };
         directory.put_member(member).await.expect("put");
         assert_eq!(world.reason(&password).await, reason);
@@ -138,13 +145,37 @@ async fn all_devices_of_a_person_go_at_once(store: StoreKind) {
     let maya = with_device_of(&mut world, "maya").await;
     let seen = world.list().await.etag;
     let request = proto::DisconnectUserDevicesRequest {
-        user: "cole".into(),
+        user_id: "cole".into(),
         scope: Some(Scope::MailServiceId(SERVICE.into())),
         ..Default::default()
     };
     let gone = world.devices.disconnect_user_devices(request).await.expect("gone").into_inner();
-    assert_eq!(gone.disconnected_devices, 1);
+    assert_eq!(gone.revocation.expect("a revocation").ended_devices, 1);
     assert_eq!(world.reason(&cole).await, Reason::DeviceDisconnected);
     assert_eq!(world.reason(&maya).await, Reason::Ok);
     assert_ne!(world.list().await.etag, seen, "the list is another one now");
+}
+
+async fn a_member_that_is_put_again_stays_suspended_unless_it_is_said(store: StoreKind) {
+    let mut world = World::new(store).await;
+    people(&world).await;
+    let password = with_device_of(&mut world, "cole").await;
+    let mut directory = world.server.directory().await;
+    let mut put = async |suspended| {
+        let member = proto::PutMemberRequest {
+            organization_id: ORGANIZATION.into(),
+            user_id: "cole".into(),
+            role: Role::Collaborator.into(),
+            suspended,
+            max_wait: None,
+        };
+        let put = directory.put_member(member).await.expect("put").into_inner();
+        put.member.expect("a member").suspended
+    };
+    assert!(put(Some(true)).await);
+    assert!(put(None).await, "unset keeps what is there");
+    assert_eq!(world.reason(&password).await, Reason::UserSuspended);
+    assert!(!put(Some(false)).await);
+    assert!(!put(None).await);
+    assert_eq!(world.reason(&password).await, Reason::Ok);
 }

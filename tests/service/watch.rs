@@ -64,13 +64,23 @@ impl Host {
         };
         let told_to_close: Arc<Mutex<Vec<_>>> = Arc::default();
         let closer = Arc::clone(&told_to_close);
+        let (to_close, mut closing) = mpsc::unbounded_channel();
         let watching = Watching::new(
             settings,
             SystemClock::shared(),
-            Arc::new(move |number, reason| closer.lock().expect("not poisoned").push((number, reason))),
+            Arc::new(move |number, reason| {
+                closer.lock().expect("not poisoned").push((number, reason));
+                let _ = to_close.send(number);
+            }),
         );
         let host = Self { watching: Arc::new(watching), told_to_close };
         tokio::spawn(Arc::clone(&host.watching).run());
+        let watching = Arc::clone(&host.watching);
+        tokio::spawn(async move {
+            while let Some(number) = closing.recv().await {
+                watching.closed(number);
+            }
+        });
         host.until(|host| host.watching.has_lease()).await;
         host
     }
@@ -205,7 +215,7 @@ async fn a_watcher_that_does_not_answer_is_waited_for_until_its_lease_is_over(st
     let request = proto::DisconnectDeviceRequest {
         address: ADDRESS.into(),
         device_id: phone.device_id,
-        wait: proto::Wait::Not.into(),
+        max_wait: Some(prost_types::Duration::default()),
         ..Default::default()
     };
     let revoked = world.devices.disconnect_device(request.clone()).await.expect("revoked").into_inner().revocation.expect("one");
@@ -213,10 +223,10 @@ async fn a_watcher_that_does_not_answer_is_waited_for_until_its_lease_is_over(st
     assert!(revoked.effective_by.is_some());
     let again = world.devices.disconnect_device(request).await.expect("said again").into_inner().revocation.expect("one");
     assert_eq!((again.state(), again.revision), (State::Pending, revoked.revision), "gone is not yet effective");
-    let awaited = proto::AwaitRevocationRequest { revision: revoked.revision };
+    let awaited = proto::AwaitRevocationRequest { revocation_id: revoked.revocation_id, max_wait: None };
     let awaited = world.devices.await_revocation(awaited).await.expect("awaited").into_inner().revocation.expect("one");
     assert_eq!((awaited.state(), awaited.closed_sessions), (State::Effective, 0));
-    assert_eq!(awaited.unconfirmed_sessions.first().map(|silent| silent.name.as_str()), Some("deaf"));
+    assert_eq!(awaited.unconfirmed_sessions.first().map(|silent| (silent.host.as_str(), silent.sessions)), Some(("deaf", 1)));
 }
 
 async fn what_a_watcher_missed_in_a_cut_it_is_told(store: StoreKind) {
@@ -243,16 +253,20 @@ async fn a_watcher_that_misbehaves_is_told_why_its_stream_ends(store: StoreKind)
     let mut world = World::new(store).await;
     let (_, password) = world.add("Phone").await;
     let session = world.login(&password).await.session;
-    let acknowledge = |revision| Ask::Acknowledge(watch_request::Acknowledge { revision, closed: vec![] });
+    let acknowledge = |revision| Ask::Acknowledge(watch_request::Acknowledge { revision });
     let invalid = Code::InvalidArgument;
     for (said, code, reason) in [
         (vec![acknowledge(1_000_000)], invalid, "BAD_ACKNOWLEDGEMENT"),
         (vec![acknowledge(0)], invalid, "BAD_ACKNOWLEDGEMENT"),
         (vec![opened(1, session.clone()), opened(1, session.clone())], invalid, "SESSION_NUMBER_TAKEN"),
-        (vec![Ask::SessionsClosed(watch_request::SessionsClosed { numbers: vec![1] })], invalid, "SESSION_NOT_OPEN"),
+        (vec![Ask::SessionsClosed(watch_request::SessionsClosed { numbers: vec![1], revision: 0 })], invalid, "SESSION_NOT_OPEN"),
         (vec![opened(1, vec![1, 2, 3])], invalid, "INVALID_FIELD"),
         (vec![Ask::Hello(hello("imap1", None))], invalid, "INVALID_FIELD"),
-        (vec![Ask::SessionsClosed(watch_request::SessionsClosed { numbers: vec![1; 1_001] })], invalid, "INVALID_FIELD"),
+        (
+            vec![Ask::SessionsClosed(watch_request::SessionsClosed { numbers: vec![1; 1_001], revision: 0 })],
+            invalid,
+            "INVALID_FIELD",
+        ),
     ] {
         let mut stream = Raw::hello(&world, "imap1").await;
         let what = format!("{:?}", said.last());
@@ -324,7 +338,7 @@ async fn limits_are_judged_on_the_mail_host_too(store: StoreKind) {
     let (_, password) = world
         .add_with(proto::CreateDeviceRequest {
             address: ADDRESS.into(),
-            name: "Phone".into(),
+            display_name: "Phone".into(),
             allowed_protocols: vec![proto::Protocol::Imap.into()],
             ..Default::default()
         })
@@ -384,12 +398,12 @@ async fn a_replica_that_is_dead_is_waited_for_once_and_as_long_as_its_own_lease(
     let request = proto::DisconnectDeviceRequest {
         address: ADDRESS.into(),
         device_id: phone.device_id.clone(),
-        wait: proto::Wait::Not.into(),
+        max_wait: Some(prost_types::Duration::default()),
         ..Default::default()
     };
     let pending = world.devices.disconnect_device(request).await.expect("revoked").into_inner().revocation.expect("one");
     assert_eq!(pending.state(), State::Pending);
-    let late: Vec<&str> = pending.unconfirmed.iter().map(|late| late.name.as_str()).collect();
+    let late: Vec<&str> = pending.unconfirmed.iter().map(|late| late.display_name.as_str()).collect();
     assert!(late.contains(&"long"), "{late:?}");
     let now = latchkey_core::model::clock::Clock::wall(&SystemClock);
     let left = pending.effective_by.expect("a time").seconds - now.unix_seconds();
@@ -479,7 +493,7 @@ async fn a_watcher_that_has_to_begin_empty_gives_up_its_lease() {
     let request = proto::DisconnectDeviceRequest {
         address: ADDRESS.into(),
         device_id: phone.device_id,
-        wait: proto::Wait::Not.into(),
+        max_wait: Some(prost_types::Duration::default()),
         ..Default::default()
     };
     let revocation = world.devices.disconnect_device(request).await.expect("revoked").into_inner().revocation.expect("one");
@@ -525,7 +539,7 @@ async fn wait_for_sessions(world: &mut World, count: u32) {
 
 fn hello(name: &str, resume: Option<proto::Position>) -> watch_request::Hello {
     let watcher_id = uuid::Uuid::from_bytes(latchkey::random::bytes()).to_string();
-    watch_request::Hello { name: name.into(), watcher_id, resume, observe: false }
+    watch_request::Hello { protocol_version: 1, name: name.into(), watcher_id, resume, observe: false }
 }
 
 fn opened(number: u64, session: Vec<u8>) -> Ask {

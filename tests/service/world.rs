@@ -72,6 +72,7 @@ impl World {
             address: address.into(),
             mail_service_id: SERVICE.into(),
             generic_password_hash: generic_password_hash.into(),
+            max_wait: None,
         };
         self.server.directory().await.put_mailbox(request).await.expect("a mailbox is put").into_inner()
     }
@@ -79,16 +80,17 @@ impl World {
     pub async fn put_member(&self, user: &str, role: proto::Role) -> proto::PutMemberResponse {
         let request = proto::PutMemberRequest {
             organization_id: ORGANIZATION.into(),
-            user: user.into(),
+            user_id: user.into(),
             role: role.into(),
-            suspended: false,
+            ..Default::default()
         };
         self.server.directory().await.put_member(request).await.expect("a member is put").into_inner()
     }
 
     /// A device with a generated password: the device and its password.
     pub async fn add(&mut self, name: &str) -> (proto::Device, String) {
-        self.add_with(proto::CreateDeviceRequest { address: ADDRESS.into(), name: name.into(), ..Default::default() }).await
+        self.add_with(proto::CreateDeviceRequest { address: ADDRESS.into(), display_name: name.into(), ..Default::default() })
+            .await
     }
 
     pub async fn add_with(&mut self, request: proto::CreateDeviceRequest) -> (proto::Device, String) {
@@ -103,7 +105,7 @@ impl World {
 
     /// The names of the devices in the list.
     pub async fn names(&mut self) -> Vec<String> {
-        self.list().await.devices.into_iter().map(|device| device.name).collect()
+        self.list().await.devices.into_iter().map(|device| device.display_name).collect()
     }
 
     pub async fn login(&mut self, password: &str) -> proto::AuthenticateResponse {

@@ -1,6 +1,6 @@
 //! What goes to a watcher and what comes from it, as values.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use uuid::Uuid;
 
@@ -13,21 +13,31 @@ use crate::model::{
 /// What goes to a watcher, in order.
 #[derive(Clone, Debug)]
 pub enum Message {
-    Change(Arc<Change>),
+    Change {
+        change: Arc<Change>,
+        /// Where the watcher must be when it reads this.
+        previous: Position,
+    },
     /// Changes were missed: drop everything, continue from here.
     StartEmpty(Position),
     Granted {
         number: u64,
         lease: Duration,
+        /// Where the watcher must be when it reads this, and is afterwards.
+        previous: Position,
+        position: Position,
     },
     Close {
         numbers: Vec<u64>,
         reason: Reason,
+        /// The change that was the cause, if it is known.
+        revision: Option<Revision>,
     },
     /// Not sent to the watcher: its stream's handler judges these sessions again, and closes those that
     /// are not valid any more.
     Judge(Vec<(u64, Session)>),
     Acknowledged(Acknowledged),
+    SessionsEnded(SessionsEnded),
     /// This process stops.
     Draining,
 }
@@ -39,7 +49,35 @@ pub struct Acknowledged {
     pub name: String,
     pub is_replica: bool,
     pub took: Duration,
+}
+
+/// A watcher has reported sessions that a change ended: for who observes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SessionsEnded {
+    pub revision: Revision,
+    pub name: String,
+    pub took: Duration,
     pub closed: u32,
+    pub refused: u32,
+}
+
+/// What became of a session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// It has ended.
+    Closed,
+    /// It is still connected, and every further command in it is refused.
+    Refused,
+}
+
+/// Names a watcher's stream: what is asked with it can be cached by that watcher.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct StreamKey(pub [u8; 16]);
+
+impl fmt::Debug for StreamKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
 }
 
 /// Why a watcher was cut off.
@@ -78,6 +116,8 @@ pub struct Hello {
     pub id: Uuid,
     pub resume: Option<Position>,
     pub observes: bool,
+    /// Random.
+    pub key: StreamKey,
 }
 
 /// How a stream begins.

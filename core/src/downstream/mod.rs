@@ -5,6 +5,8 @@
 //! and is waited for until its lease has expired.
 
 pub mod delivery;
+mod ending;
+mod keys;
 mod messages;
 pub mod recent;
 mod roster;
@@ -15,10 +17,8 @@ mod test_stream;
 mod tests;
 mod watchers;
 
-use std::time::Duration;
-
 pub use self::{
-    messages::{Acknowledged, CutOff, Hello, Message, Opened, ProtocolError, Welcome},
+    messages::{Acknowledged, CutOff, End, Hello, Message, Opened, ProtocolError, SessionsEnded, StreamKey, Welcome},
     roster::{Action, Roster},
     watchers::{Outbox, Watchers},
 };
@@ -29,5 +29,3 @@ pub const QUEUE: usize = 1_024;
 pub const MAX_SESSIONS: usize = 200_000;
 /// Watchers connected at a time.
 pub const MAX_WATCHERS: usize = 10_000;
-/// How long a watcher without a lease is waited for if it has sessions to close.
-pub const SESSIONS_WAIT: Duration = Duration::from_secs(1);

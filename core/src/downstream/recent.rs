@@ -63,10 +63,11 @@ impl Recent {
         (self.before.revision..=self.head().revision).contains(&revision)
     }
 
-    /// Why a password has ended after `revision`, if it has.
-    pub fn end_of(&self, device_id: DeviceId, generation: Generation, after: Revision) -> Option<Reason> {
+    /// Why, and by which change, a password has ended after `revision`, if it has.
+    pub fn end_of(&self, device_id: DeviceId, generation: Generation, after: Revision) -> Option<(Reason, Revision)> {
         let ended = self.ended.get(&device_id)?;
-        ended.iter().find(|(last, revision)| last.generation >= generation && *revision > after).map(|(ended, _)| ended.reason)
+        let found = ended.iter().find(|(last, revision)| last.generation >= generation && *revision > after);
+        found.map(|(ended, revision)| (ended.reason, *revision))
     }
 
     /// All rows that ended passwords.

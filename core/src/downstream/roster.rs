@@ -1,7 +1,7 @@
 //! The watchers of a process as a state machine: events and the time come in, [`Action`]s go out.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -10,8 +10,11 @@ use hashbrown::HashMap;
 use uuid::Uuid;
 
 use super::{
-    Acknowledged, CutOff, Hello, MAX_SESSIONS, MAX_WATCHERS, Message, Opened, ProtocolError, QUEUE, SESSIONS_WAIT, Welcome,
+    Acknowledged, CutOff, End, Hello, MAX_SESSIONS, MAX_WATCHERS, Message, Opened, ProtocolError, QUEUE, SessionsEnded,
+    StreamKey, Welcome,
     delivery::{BadAcknowledgement, Delivery},
+    ending::{Counted, Endings},
+    keys::StreamKeys,
     recent::Recent,
     sessions::Sessions,
 };
@@ -36,6 +39,7 @@ pub enum Action {
 pub struct Roster {
     /// What is to be done, not taken yet.
     actions: VecDeque<Action>,
+    keys: Arc<StreamKeys>,
     pub(super) recent: Recent,
     pub(super) next_number: u64,
     pub(super) connected: HashMap<u64, Watcher>,
@@ -48,8 +52,10 @@ pub struct Roster {
     pub(super) open: BTreeMap<Revision, OpenChange>,
     /// When the newest changes were applied: for observers.
     pub(super) applied: VecDeque<(Revision, BootTime)>,
-    /// What is to be written of changes that all have acknowledged.
-    pub(super) closings: Vec<Closing>,
+    /// The sessions that changes ended.
+    pub(super) endings: Endings,
+    /// The changes of which that is to be written.
+    pub(super) unwritten_endings: BTreeSet<Revision>,
 }
 
 #[derive(Debug)]
@@ -58,6 +64,9 @@ pub(super) struct Watcher {
     pub(super) id: Uuid,
     pub(super) observes: bool,
     pub(super) told: Delivery,
+    pub(super) key: StreamKey,
+    /// The last one put into its queue.
+    pub(super) position: Position,
     pub(super) sessions: usize,
 }
 
@@ -77,14 +86,12 @@ pub(super) struct OpenChange {
     pub(super) applied: BootTime,
     /// Who has not acknowledged it.
     pub(super) waited_for: usize,
-    pub(super) closed: u32,
-    /// Watchers that have sessions of it open, until they say that they closed them.
-    pub(super) silent: HashMap<u64, String>,
 }
 
 impl Roster {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(keys: Arc<StreamKeys>) -> Self {
         Self {
+            keys,
             actions: VecDeque::new(),
             recent: Recent::begin(Position::default()),
             next_number: 1,
@@ -94,7 +101,8 @@ impl Roster {
             observers: 0,
             open: BTreeMap::new(),
             applied: VecDeque::new(),
-            closings: vec![],
+            endings: Endings::default(),
+            unwritten_endings: BTreeSet::new(),
         }
     }
 
@@ -145,14 +153,16 @@ impl Roster {
             Some(departed) if !starts_empty => departed.told.resumed(position.revision),
             _ => Delivery::begin(position.revision),
         };
-        let watcher = Watcher { name: hello.name, id: hello.id, observes: hello.observes, told, sessions: 0 };
+        let watcher =
+            Watcher { name: hello.name, id: hello.id, observes: hello.observes, told, key: hello.key, position, sessions: 0 };
         self.observers += usize::from(hello.observes);
+        self.keys.insert(hello.key);
         self.connected.insert(number, watcher);
         for change in missed.into_iter().flatten() {
-            self.tell_one(number, change.revision, now, false, Message::Change(change));
+            self.tell_one(number, &change, now);
         }
         if let Some(departed) = earlier {
-            self.rename_silent(departed.number, number);
+            self.endings.rename(departed.number, number);
             self.come_back(departed, position.revision, starts_empty, now);
         }
         Ok(Welcome { number, position, starts_empty })
@@ -172,26 +182,22 @@ impl Roster {
     pub fn renew(&mut self, number: u64, asked: u64, lease: Duration, now: BootTime) -> Result<(), ProtocolError> {
         let watcher = self.connected.get_mut(&number).ok_or(ProtocolError::CutOff)?;
         watcher.told.grant(now, lease);
-        self.send(number, Message::Granted { number: asked, lease });
+        // Every change so far was sent to it, so both are the same.
+        let position = watcher.position;
+        self.send(number, Message::Granted { number: asked, lease, previous: position, position });
         Ok(())
     }
 
-    /// Nothing from before `revision` is used by the watcher any more. `closed`: how many sessions which
-    /// change closed. Whether somebody may go on who waited for this.
-    pub fn acknowledge(
-        &mut self,
-        number: u64,
-        revision: Revision,
-        closed: &[(Revision, u32)],
-        now: BootTime,
-    ) -> Result<bool, ProtocolError> {
+    /// Nothing from before `revision` is used by the watcher any more. Whether somebody may go on who
+    /// waited for this.
+    pub fn acknowledge(&mut self, number: u64, revision: Revision, now: BootTime) -> Result<bool, ProtocolError> {
         let watcher = self.connected.get_mut(&number).ok_or(ProtocolError::CutOff)?;
         let acknowledged = watcher.told.acknowledge(revision).map_err(|bad| match bad {
             BadAcknowledgement::FromTheFuture => ProtocolError::AcknowledgesTheFuture,
             BadAcknowledgement::Backwards => ProtocolError::AcknowledgesBackwards,
         })?;
         let before = self.settled();
-        self.is_settled_by(number, &acknowledged, Some(closed), now);
+        self.is_settled_by(number, &acknowledged, true, now);
         Ok(self.settled() != before)
     }
 
@@ -199,8 +205,7 @@ impl Roster {
     pub fn surrender(&mut self, number: u64, now: BootTime) -> Result<(), ProtocolError> {
         let watcher = self.connected.get_mut(&number).ok_or(ProtocolError::CutOff)?;
         let settled = watcher.told.surrender();
-        // It has not reported what became of its sessions.
-        self.is_settled_by(number, &settled, None, now);
+        self.is_settled_by(number, &settled, false, now);
         Ok(())
     }
 
@@ -212,6 +217,7 @@ impl Roster {
         session_number: u64,
         session: Session,
         shown: OpenSession,
+        now: BootTime,
     ) -> Result<Opened, ProtocolError> {
         let watcher = self.connected.get_mut(&number).ok_or(ProtocolError::CutOff)?;
         if watcher.sessions >= MAX_SESSIONS {
@@ -224,27 +230,73 @@ impl Roster {
             return Err(ProtocolError::SessionNumberTaken);
         }
         watcher.sessions += 1;
-        if let Some(reason) = self.recent.end_of(password.device_id, password.generation, revision) {
-            self.send(number, Message::Close { numbers: vec![session_number], reason });
+        if let Some((reason, cause)) = self.recent.end_of(password.device_id, password.generation, revision) {
+            self.endings.add(cause, key, &watcher.name, now);
+            self.unwritten_endings.insert(cause);
+            self.send(number, Message::Close { numbers: vec![session_number], reason, revision: Some(cause) });
             return Ok(Opened::Closed);
         }
         Ok(if self.recent.covers(revision) { Opened::Good } else { Opened::Doubtful })
     }
 
-    pub fn session_closed(&mut self, number: u64, session_number: u64) -> Result<(), ProtocolError> {
-        let watcher = self.connected.get_mut(&number).ok_or(ProtocolError::CutOff)?;
-        watcher.sessions = watcher.sessions.saturating_sub(1);
-        if self.sessions.close(SessionKey { watcher: number, number: session_number }) {
-            Ok(())
-        } else {
-            Err(ProtocolError::SessionNotOpen)
+    /// Sessions have ended, or are refused at their next command. Whether a change had ended their
+    /// passwords, so that somebody may wait for this.
+    pub fn sessions_ended(
+        &mut self,
+        number: u64,
+        session_numbers: &[u64],
+        end: End,
+        now: BootTime,
+    ) -> Result<bool, ProtocolError> {
+        let mut is_counted = false;
+        for session_number in session_numbers {
+            let watcher = self.connected.get_mut(&number).ok_or(ProtocolError::CutOff)?;
+            let key = SessionKey { watcher: number, number: *session_number };
+            let is_open = match end {
+                End::Closed => {
+                    watcher.sessions = watcher.sessions.saturating_sub(1);
+                    self.sessions.close(key)
+                }
+                End::Refused => self.sessions.get(key).is_some(),
+            };
+            if !is_open {
+                return Err(ProtocolError::SessionNotOpen);
+            }
+            is_counted |= self.report(key, end, now);
         }
+        Ok(is_counted)
+    }
+
+    /// What became of a session that a change may have ended.
+    fn report(&mut self, key: SessionKey, end: End, now: BootTime) -> bool {
+        let Some(Counted { revision, took }) = self.endings.report(key, end, now) else {
+            return false;
+        };
+        self.unwritten_endings.insert(revision);
+        if self.observers > 0
+            && let Some(watcher) = self.connected.get(&key.watcher)
+        {
+            let (closed, refused) = match end {
+                End::Closed => (1, 0),
+                End::Refused => (0, 1),
+            };
+            let name = watcher.name.clone();
+            self.observed(&Message::SessionsEnded(SessionsEnded { revision, name, took, closed, refused }));
+        }
+        true
+    }
+
+    /// What is to be written of changes up to `settled`, once.
+    pub(super) fn take_closings(&mut self, settled: Revision) -> Vec<Closing> {
+        let later = self.unwritten_endings.split_off(&Revision(settled.0.saturating_add(1)));
+        let due = std::mem::replace(&mut self.unwritten_endings, later);
+        due.into_iter().filter_map(|revision| self.endings.closing(revision)).collect()
     }
 
     /// Tells a watcher to close a session that was judged, if it is still that one: numbers are used again.
     pub fn close(&mut self, number: u64, session_number: u64, judged: &Session, reason: Reason) {
         if self.sessions.get(SessionKey { watcher: number, number: session_number }) == Some(judged) {
-            self.send(number, Message::Close { numbers: vec![session_number], reason });
+            self.send(number, Message::Close { numbers: vec![session_number], reason, revision: None });
         }
     }
 
@@ -255,12 +307,11 @@ impl Roster {
             self.applied.pop_front();
         }
         let concerned = self.sessions.concerned(change);
-        let mut silent = HashMap::new();
-        for key in &concerned.ended {
-            let name = self.connected.get(&key.watcher).map(|watcher| watcher.name.clone());
-            let name = name.or_else(|| self.departed.iter().find(|it| it.number == key.watcher).map(|it| it.name.clone()));
-            silent.extend(name.map(|name| (key.watcher, name)));
-        }
+        let (connected, departed) = (&self.connected, &self.departed);
+        self.endings.begin(change.revision, &concerned.ended, now, |number| {
+            let name = connected.get(&number).map(|watcher| &watcher.name);
+            name.or_else(|| departed.iter().find(|it| it.number == number).map(|it| &it.name)).cloned()
+        });
         let mut doubtful: HashMap<u64, Vec<(u64, Session)>> = HashMap::new();
         for key in concerned.doubtful {
             if let Some(session) = self.sessions.get(key) {
@@ -268,7 +319,7 @@ impl Roster {
             }
         }
         let settled = Revision(change.revision.0.saturating_sub(1));
-        self.open.insert(change.revision, OpenChange { settled, applied: now, waited_for: 0, closed: 0, silent });
+        self.open.insert(change.revision, OpenChange { settled, applied: now, waited_for: 0 });
         // Who is cut off does not hear of it, and is waited for all the same, while it may hold a lease.
         let mut waited_for = 0;
         for departed in &mut self.departed {
@@ -282,8 +333,7 @@ impl Roster {
         }
         let numbers: Vec<u64> = self.connected.keys().copied().collect();
         for number in numbers {
-            let has_sessions = self.open.get(&change.revision).is_some_and(|open| open.silent.contains_key(&number));
-            self.tell_one(number, change.revision, now, has_sessions, Message::Change(Arc::clone(change)));
+            self.tell_one(number, change, now);
             if let Some(doubtful) = doubtful.remove(&number) {
                 self.send(number, Message::Judge(doubtful));
             }
@@ -295,7 +345,8 @@ impl Roster {
         self.recent = Recent::begin(at);
         self.open.clear();
         self.applied.clear();
-        self.closings.clear();
+        self.endings.clear();
+        self.unwritten_endings.clear();
         let ambiguous = self.connected.iter().filter(|(_, watcher)| watcher.told.restart_is_ambiguous(at.revision));
         for number in ambiguous.map(|(number, _)| *number).collect::<Vec<_>>() {
             self.cut_off(number, CutOff::BeginsAnew);
@@ -312,11 +363,12 @@ impl Roster {
         let numbers: Vec<u64> = self.connected.keys().copied().collect();
         for watcher in self.connected.values_mut() {
             watcher.told.restart(at.revision);
+            watcher.position = at;
             waited_for += 1;
         }
         // Until all have begun again nothing is settled: some of what they were not told of may be of another history.
         let settled = Revision::default();
-        self.open.insert(at.revision, OpenChange { settled, applied: now, waited_for, closed: 0, silent: HashMap::new() });
+        self.open.insert(at.revision, OpenChange { settled, applied: now, waited_for });
         for number in numbers {
             self.send(number, Message::StartEmpty(at));
             // Among what was missed may be the end of any of its sessions.
@@ -334,15 +386,6 @@ impl Roster {
         self.open.values().next().map(|first| first.settled)
     }
 
-    /// A watcher that has come back says on its new stream what it closes.
-    pub(super) fn rename_silent(&mut self, before: u64, after: u64) {
-        for open in self.open.values_mut() {
-            if let Some(name) = open.silent.remove(&before) {
-                open.silent.insert(after, name);
-            }
-        }
-    }
-
     /// A watcher has come back on another stream. What it had applied by then, it has acknowledged; what it is told once more, the new stream waits for. If it begins
     /// empty, the old one is waited for until its lease is over.
     pub(super) fn come_back(&mut self, mut departed: Departed, applied: Revision, starts_empty: bool, now: BootTime) {
@@ -356,25 +399,25 @@ impl Roster {
         let number = departed.number;
         let (has_applied, is_told_again): (Vec<_>, Vec<_>) =
             departed.told.surrender().into_iter().partition(|revision| *revision <= applied);
-        // How many sessions it had closed for them, it does not say any more.
-        self.is_settled_by(number, &has_applied, None, now);
-        self.is_settled_by(number, &is_told_again, None, now);
+        self.is_settled_by(number, &has_applied, false, now);
+        self.is_settled_by(number, &is_told_again, false, now);
     }
 
-    /// Tells one watcher of a change, and notes that it is waited for: as long as the lease that it had before, or a moment for its sessions.
-    pub(super) fn tell_one(&mut self, number: u64, revision: Revision, now: BootTime, has_sessions: bool, message: Message) {
+    /// Sends one watcher a change, and notes that it is waited for: as long as the lease that it had
+    /// before.
+    pub(super) fn tell_one(&mut self, number: u64, change: &Arc<Change>, now: BootTime) {
         let Some(watcher) = self.connected.get_mut(&number) else {
             return;
         };
-        let at_least = if has_sessions { now + SESSIONS_WAIT } else { now };
-        watcher.told.tell(revision, at_least);
+        watcher.told.tell(change.revision, now);
+        let previous = std::mem::replace(&mut watcher.position, change.position());
         if watcher.told.unacknowledged() > QUEUE {
             self.cut_off(number, CutOff::TooSlow);
         }
-        if let Some(open) = self.open.get_mut(&revision) {
+        if let Some(open) = self.open.get_mut(&change.revision) {
             open.waited_for += 1;
         }
-        self.send(number, message);
+        self.send(number, Message::Change { change: Arc::clone(change), previous });
     }
 
     fn send(&mut self, number: u64, message: Message) {
@@ -391,28 +434,22 @@ impl Roster {
     }
 
     fn depart(&mut self, number: u64) {
-        if let Some(Watcher { name, id, told, observes, .. }) = self.connected.remove(&number) {
+        if let Some(Watcher { name, id, told, key, observes, .. }) = self.connected.remove(&number) {
+            self.keys.remove(key);
             self.observers -= usize::from(observes);
             self.departed.push(Departed { number, id, name, told });
         }
     }
 
-    /// Changes that a watcher has acknowledged, with the sessions that each closed (`said`), or that it is not waited for any more.
-    pub(super) fn is_settled_by(&mut self, number: u64, revisions: &[Revision], said: Option<&[(Revision, u32)]>, now: BootTime) {
+    /// Changes that a watcher has acknowledged, or that it is not waited for any more.
+    pub(super) fn is_settled_by(&mut self, number: u64, revisions: &[Revision], has_acknowledged: bool, now: BootTime) {
         for revision in revisions {
-            let Some(open) = self.open.get_mut(revision) else {
+            let Some(open) = self.open.get(revision) else {
                 continue;
             };
-            if let Some(closed) = said {
-                open.silent.remove(&number);
-                let closed = closed.iter().filter(|(of, _)| of == revision).map(|(_, closed)| *closed);
-                let closed = closed.fold(0, u32::saturating_add);
-                open.closed = open.closed.saturating_add(closed);
-                let took = now - open.applied;
-                if let Some(watcher) = self.connected.get(&number) {
-                    let name = watcher.name.clone();
-                    self.observed(&Acknowledged { revision: *revision, name, is_replica: false, took, closed });
-                }
+            if has_acknowledged && let Some(watcher) = self.connected.get(&number) {
+                let (took, name) = (now - open.applied, watcher.name.clone());
+                self.observed(&Message::Acknowledged(Acknowledged { revision: *revision, name, is_replica: false, took }));
             }
             self.settle(*revision, 1);
         }
@@ -424,11 +461,9 @@ impl Roster {
             return;
         };
         open.waited_for = open.waited_for.saturating_sub(by);
-        if open.waited_for == 0
-            && let Some(open) = self.open.remove(&revision)
-            && (open.closed > 0 || !open.silent.is_empty())
-        {
-            self.closings.push(Closing { revision, closed: open.closed, silent: open.silent.into_values().collect() });
+        if open.waited_for == 0 {
+            self.open.remove(&revision);
+            self.unwritten_endings.insert(revision);
         }
     }
 
@@ -442,7 +477,7 @@ impl Roster {
             expired.push((departed.number, departed.told.expire(now)));
         }
         for (number, revisions) in expired {
-            self.is_settled_by(number, &revisions, None, now);
+            self.is_settled_by(number, &revisions, false, now);
         }
         let over =
             self.departed.extract_if(.., |departed| !departed.told.has_lease(now) && departed.told.next_expiry().is_none());
@@ -458,13 +493,13 @@ impl Roster {
         self.applied.iter().filter(|(revision, _)| *revision > after && *revision <= up_to).copied().collect()
     }
 
-    pub(super) fn observed(&mut self, message: &Acknowledged) {
+    pub(super) fn observed(&mut self, message: &Message) {
         if self.observers == 0 {
             return;
         }
         let observers: Vec<u64> = self.connected.iter().filter(|(_, it)| it.observes).map(|(number, _)| *number).collect();
         for number in observers {
-            self.send(number, Message::Acknowledged(message.clone()));
+            self.send(number, message.clone());
         }
     }
 }

@@ -1,8 +1,11 @@
 //! What a replica may say of its watchers, and when.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use uuid::Uuid;
@@ -69,7 +72,13 @@ impl World {
     fn hello(&self, id: u128, resume: Option<u64>) -> Watch {
         let resume =
             resume.map(|revision| Position { revision: Revision(revision), nonce: i64::try_from(revision).unwrap() * 10 });
-        let hello = Hello { name: format!("host-{id}"), id: Uuid::from_u128(id), resume, observes: false };
+        let hello = Hello {
+            name: format!("host-{id}"),
+            id: Uuid::from_u128(id),
+            resume,
+            observes: false,
+            key: StreamKey(id.to_be_bytes()),
+        };
         Watch::open(&self.watchers, hello).unwrap()
     }
 
@@ -96,10 +105,10 @@ fn a_change_is_settled_when_each_watcher_has_said_so() {
     world.change(1);
     world.change(2);
     assert_eq!(world.settled(2), 0);
-    world.watchers.acknowledge(first.number, Revision(2), &[]).unwrap();
-    world.watchers.acknowledge(second.number, Revision(1), &[]).unwrap();
+    world.watchers.acknowledge(first.number, Revision(2)).unwrap();
+    world.watchers.acknowledge(second.number, Revision(1)).unwrap();
     assert_eq!(world.settled(2), 1);
-    world.watchers.acknowledge(second.number, Revision(2), &[]).unwrap();
+    world.watchers.acknowledge(second.number, Revision(2)).unwrap();
     assert_eq!(world.settled(2), 2);
 }
 
@@ -134,14 +143,14 @@ fn who_comes_back_with_what_it_has_applied_need_not_be_waited_for_twice() {
     let world = World::new();
     let host = world.host(1);
     world.change(1);
-    world.watchers.acknowledge(host.number, Revision(1), &[]).unwrap();
+    world.watchers.acknowledge(host.number, Revision(1)).unwrap();
     world.watchers.goodbye(host.number);
     world.change(2);
     let back = world.hello(1, Some(1));
     assert!(!back.starts_empty);
     assert_eq!(back.position.revision, Revision(1));
     assert_eq!((received(&back).len(), world.settled(2)), (1, 1), "it is told, and waited for: its lease goes on");
-    world.watchers.acknowledge(back.number, Revision(2), &[]).unwrap();
+    world.watchers.acknowledge(back.number, Revision(2)).unwrap();
     assert_eq!(world.settled(2), 2);
 }
 
@@ -166,7 +175,7 @@ fn who_reads_nothing_is_cut_off_and_waited_for() {
     assert_eq!(host.cut_off.try_recv(), Ok(CutOff::TooSlow));
     assert_eq!(world.watchers.counts().0, 0);
     assert_eq!(world.settled(QUEUE as u64 + 1), 0);
-    assert_eq!(world.watchers.acknowledge(host.number, Revision(1), &[]), Err(ProtocolError::CutOff));
+    assert_eq!(world.watchers.acknowledge(host.number, Revision(1)), Err(ProtocolError::CutOff));
     world.pass(crate::lease::surely_over_elsewhere(LEASE));
     assert_eq!(world.settled(QUEUE as u64 + 1), QUEUE as u64 + 1);
 }
@@ -178,12 +187,12 @@ fn when_history_goes_back_nobody_is_settled_before_it_has_begun_anew() {
     for revision in 1..=3 {
         world.change(revision);
     }
-    world.watchers.acknowledge(host.number, Revision(3), &[]).unwrap();
+    world.watchers.acknowledge(host.number, Revision(3)).unwrap();
     world.lease.end();
     world.watchers.tell_start_empty(Position { revision: Revision(5), nonce: 21 });
     assert_eq!(world.settled(5), 0, "1 to 5 of the new history it was never told of");
     assert!(received(&host).last().unwrap().starts_with("StartEmpty"));
-    world.watchers.acknowledge(host.number, Revision(5), &[]).unwrap();
+    world.watchers.acknowledge(host.number, Revision(5)).unwrap();
     assert_eq!(world.settled(5), 5);
 }
 
@@ -196,7 +205,7 @@ fn what_is_acknowledged_of_a_lost_history_does_not_pass_for_having_begun_anew() 
     }
     world.watchers.tell_start_empty(Position { revision: Revision(2), nonce: 21 });
     assert_eq!(host.cut_off.try_recv(), Ok(CutOff::BeginsAnew));
-    assert_eq!(world.watchers.acknowledge(host.number, Revision(2), &[]), Err(ProtocolError::CutOff), "on its way since before");
+    assert_eq!(world.watchers.acknowledge(host.number, Revision(2)), Err(ProtocolError::CutOff), "on its way since before");
     assert_eq!(world.settled(2), 0, "it holds a lease");
     let back = world.hello(1, Some(3));
     assert!(back.starts_empty);
@@ -209,7 +218,13 @@ fn what_is_acknowledged_of_a_lost_history_does_not_pass_for_having_begun_anew() 
 fn more_watchers_than_the_limit_are_refused() {
     let world = World::new();
     let watches: Vec<_> = (0..MAX_WATCHERS as u128).map(|id| world.hello(id, None)).collect();
-    let hello = Hello { name: "one too many".into(), id: Uuid::from_u128(u128::MAX), resume: None, observes: false };
+    let hello = Hello {
+        name: "one too many".into(),
+        id: Uuid::from_u128(u128::MAX),
+        resume: None,
+        observes: false,
+        key: StreamKey([0; 16]),
+    };
     assert_eq!(Watch::open(&world.watchers, hello).map(drop).unwrap_err(), ProtocolError::TooManyWatchers);
     drop(watches);
 }
@@ -240,7 +255,7 @@ fn more_sessions_than_the_limit_are_refused_and_none_is_lost() {
     assert_eq!(open(&host, MAX_SESSIONS as u64), Err(ProtocolError::TooManySessions));
     assert_eq!(open(&other, 0), Ok(Opened::Good), "each has room of its own");
     assert_eq!(world.watchers.counts().1, MAX_SESSIONS + 1);
-    world.watchers.session_closed(host.number, 0).unwrap();
+    world.watchers.sessions_ended(host.number, &[0], End::Closed).unwrap();
     assert_eq!(open(&host, MAX_SESSIONS as u64), Ok(Opened::Good));
 }
 
@@ -250,6 +265,6 @@ fn a_watcher_closes_no_session_of_another() {
     let (host, other) = (world.host(1), world.host(2));
     let (session, shown) = session(7);
     world.watchers.session_opened(host.number, 7, session, shown).unwrap();
-    assert_eq!(world.watchers.session_closed(other.number, 7), Err(ProtocolError::SessionNotOpen));
+    assert_eq!(world.watchers.sessions_ended(other.number, &[7], End::Closed), Err(ProtocolError::SessionNotOpen));
     assert_eq!(world.watchers.counts().1, 1);
 }

@@ -6,7 +6,8 @@ use std::{fmt, sync::Arc};
 use hashbrown::HashMap;
 
 use super::{
-    Acknowledged, CutOff, Hello, Message, Opened, ProtocolError, Welcome,
+    Acknowledged, CutOff, End, Hello, Message, Opened, ProtocolError, StreamKey, Welcome,
+    keys::StreamKeys,
     roster::{Action, Roster},
 };
 use crate::{
@@ -31,6 +32,8 @@ pub trait Outbox: Send {
 /// See the module.
 pub struct Watchers {
     inner: Mutex<Inner>,
+    /// Of the streams that are connected.
+    keys: Arc<StreamKeys>,
     clock: SharedClock,
     lease: Arc<Lease>,
     /// Called when something that was waited for was acknowledged. Must not wait.
@@ -65,7 +68,9 @@ impl Inner {
 
 impl Watchers {
     pub fn new(clock: SharedClock, lease: Arc<Lease>, wake: Arc<dyn Fn() + Send + Sync>) -> Self {
-        Self { inner: Mutex::new(Inner { roster: Roster::new(), outboxes: HashMap::new() }), clock, lease, wake }
+        let keys = Arc::<StreamKeys>::default();
+        let inner = Inner { roster: Roster::new(Arc::clone(&keys)), outboxes: HashMap::new() };
+        Self { inner: Mutex::new(inner), keys, clock, lease, wake }
     }
 
     // For replication.
@@ -109,11 +114,11 @@ impl Watchers {
 
     /// What changes up to `settled` did to sessions, once.
     pub fn take_closings(&self, settled: Revision) -> Vec<Closing> {
-        self.lock().roster.closings.extract_if(.., |closing| closing.revision <= settled).collect()
+        self.lock().roster.take_closings(settled)
     }
 
-    pub fn put_back_closings(&self, closings: Vec<Closing>) {
-        self.lock().roster.closings.extend(closings);
+    pub fn put_back_closings(&self, closings: &[Closing]) {
+        self.lock().roster.unwritten_endings.extend(closings.iter().map(|closing| closing.revision));
     }
 
     /// Sessions that the store does not know of yet, and those that it need not know any more.
@@ -139,8 +144,8 @@ impl Watchers {
         let now = self.clock.boot();
         self.act(|roster| {
             for (revision, applied) in roster.applied_between(before, reached) {
-                let message = Acknowledged { revision, name: name.to_owned(), is_replica: true, took: now - applied, closed: 0 };
-                roster.observed(&message);
+                let message = Acknowledged { revision, name: name.to_owned(), is_replica: true, took: now - applied };
+                roster.observed(&Message::Acknowledged(message));
             }
         });
     }
@@ -192,11 +197,10 @@ impl Watchers {
         })
     }
 
-    /// Nothing from before `revision` is used by the watcher any more. `closed`: how many sessions which
-    /// change closed.
-    pub fn acknowledge(&self, number: u64, revision: Revision, closed: &[(Revision, u32)]) -> Result<(), ProtocolError> {
+    /// Nothing from before `revision` is used by the watcher any more.
+    pub fn acknowledge(&self, number: u64, revision: Revision) -> Result<(), ProtocolError> {
         let now = self.clock.boot();
-        let lets_somebody_go_on = self.act(|roster| roster.acknowledge(number, revision, closed, now))?;
+        let lets_somebody_go_on = self.act(|roster| roster.acknowledge(number, revision, now))?;
         // Only then is a round trip to the database worth its cost.
         if lets_somebody_go_on {
             (self.wake)();
@@ -220,11 +224,23 @@ impl Watchers {
         session: Session,
         shown: OpenSession,
     ) -> Result<Opened, ProtocolError> {
-        self.act(|roster| roster.session_opened(number, session_number, session, shown))
+        let now = self.clock.boot();
+        self.act(|roster| roster.session_opened(number, session_number, session, shown, now))
     }
 
-    pub fn session_closed(&self, number: u64, session_number: u64) -> Result<(), ProtocolError> {
-        self.act(|roster| roster.session_closed(number, session_number))
+    /// Sessions have ended, or are refused at their next command.
+    pub fn sessions_ended(&self, number: u64, session_numbers: &[u64], end: End) -> Result<(), ProtocolError> {
+        let now = self.clock.boot();
+        let is_counted = self.act(|roster| roster.sessions_ended(number, session_numbers, end, now))?;
+        if is_counted {
+            (self.wake)();
+        }
+        Ok(())
+    }
+
+    /// Whether a stream with this key is connected.
+    pub fn is_connected(&self, key: &[u8]) -> bool {
+        <[u8; 16]>::try_from(key).is_ok_and(|key| self.keys.contains(StreamKey(key)))
     }
 
     /// Tells a watcher to close a session that was judged, if it is still that one: numbers are used again.

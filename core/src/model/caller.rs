@@ -9,10 +9,12 @@ pub struct Roles(pub u8);
 impl Roles {
     /// May ask about logins.
     pub const FRONTEND: Self = Self(1);
-    /// May manage devices and the directory, for an actor.
+    /// May manage devices, always for an actor.
     pub const MANAGER: Self = Self(2);
     /// May do everything.
     pub const OPERATOR: Self = Self(4);
+    /// May manage the directory.
+    pub const PROVISIONER: Self = Self(8);
 
     pub fn contains(self, role: Self) -> bool {
         self.0 & role.0 == role.0

@@ -5,6 +5,7 @@ use std::fmt;
 use sha2::{Digest, Sha256};
 
 use super::{
+    Invalid,
     address::MailboxKey,
     device::Generation,
     id::{DeviceId, MailServiceId},
@@ -27,6 +28,40 @@ pub struct Position {
     pub revision: Revision,
     /// 0 at revision 0, where no row is.
     pub nonce: i64,
+}
+
+/// What a caller knows a revocation by: the position of its change. Opaque to the caller.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RevocationId {
+    pub revision: Revision,
+    /// `None`: of a change that was made before, as it stands in the log when the wait begins.
+    pub nonce: Option<i64>,
+}
+
+impl RevocationId {
+    const REVISION_DIGITS: usize = 16;
+
+    pub fn parse(field: &'static str, text: &str) -> Result<Self, Invalid> {
+        Self::try_parse(text).ok_or_else(|| Invalid::new(field, "must be a revocation_id that was answered, unchanged"))
+    }
+
+    fn try_parse(text: &str) -> Option<Self> {
+        let is_ours = text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+        let (revision, nonce) = text.split_at_checked(Self::REVISION_DIGITS).filter(|_| is_ours)?;
+        let nonce = match nonce.len() {
+            0 => None,
+            Self::REVISION_DIGITS => Some(u64::from_str_radix(nonce, 16).ok()?.cast_signed()),
+            _ => return None,
+        };
+        Some(Self { revision: Revision(u64::from_str_radix(revision, 16).ok()?), nonce })
+    }
+}
+
+impl fmt::Display for RevocationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.revision.0)?;
+        self.nonce.map_or(Ok(()), |nonce| write!(f, "{:016x}", nonce.cast_unsigned()))
+    }
 }
 
 /// What caches know a mail service by: the first 8 bytes of SHA-256 over its id. Two that collide lose a little cache, nothing else.
@@ -78,5 +113,21 @@ pub struct Change {
 impl Change {
     pub fn position(&self) -> Position {
         Position { revision: self.revision, nonce: self.nonce }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_revocation_id_names_its_change_and_nothing_else_is_one() {
+        for nonce in [Some(-1), Some(7), None] {
+            let id = RevocationId { revision: Revision(300), nonce };
+            assert_eq!(RevocationId::parse("revocation_id", &id.to_string()), Ok(id));
+        }
+        for other in ["", "300", "000000000000012c0", "+00000000000012c", "000000000000012Cffffffffffffffff", "ä"] {
+            assert!(RevocationId::parse("revocation_id", other).is_err(), "{other}");
+        }
     }
 }

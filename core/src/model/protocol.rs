@@ -9,35 +9,56 @@ pub enum Protocol {
     Pop3 = 2,
     Smtp = 3,
     Sieve = 4,
+    CalDav = 5,
+    CardDav = 6,
+    Jmap = 7,
+    ActiveSync = 8,
+    /// Other than CalDAV and CardDAV.
+    WebDav = 9,
 }
 
 impl Protocol {
-    pub const ALL: [Self; 4] = [Self::Imap, Self::Pop3, Self::Smtp, Self::Sieve];
+    pub const ALL: [Self; 9] = [
+        Self::Imap,
+        Self::Pop3,
+        Self::Smtp,
+        Self::Sieve,
+        Self::CalDav,
+        Self::CardDav,
+        Self::Jmap,
+        Self::ActiveSync,
+        Self::WebDav,
+    ];
+    /// For errors.
+    pub const ONE_OF: &'static str = "must be one of imap, pop3, smtp, sieve, caldav, carddav, jmap, activesync, webdav";
 
     pub fn from_number(number: i64) -> Option<Self> {
         Self::ALL.into_iter().find(|p| *p as i64 == number)
     }
 
+    /// As people write it; [`Self::parse`] takes it in any case.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Imap => "IMAP",
-            Self::Pop3 => "POP3",
-            Self::Smtp => "SMTP",
-            Self::Sieve => "SIEVE",
+            Self::Imap => "imap",
+            Self::Pop3 => "pop3",
+            Self::Smtp => "smtp",
+            Self::Sieve => "sieve",
+            Self::CalDav => "caldav",
+            Self::CardDav => "carddav",
+            Self::Jmap => "jmap",
+            Self::ActiveSync => "activesync",
+            Self::WebDav => "webdav",
         }
     }
 
     pub fn parse(field: &'static str, name: &str) -> Result<Self, Invalid> {
-        Self::ALL
-            .into_iter()
-            .find(|p| p.name().eq_ignore_ascii_case(name))
-            .ok_or_else(|| Invalid::new(field, "must be one of IMAP, POP3, SMTP, SIEVE"))
+        Self::ALL.into_iter().find(|p| p.name().eq_ignore_ascii_case(name)).ok_or_else(|| Invalid::new(field, Self::ONE_OF))
     }
 }
 
 /// Where a device may log in, as a bit for each protocol. Empty means everywhere.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct Protocols(pub u8);
+pub struct Protocols(pub u16);
 
 impl Protocols {
     pub fn allows(self, protocol: Protocol) -> bool {

@@ -34,6 +34,16 @@ pub struct LiveSession {
 pub struct Closing {
     pub revision: Revision,
     pub closed: u32,
-    /// The watchers that had such sessions and did not say that they closed them.
-    pub silent: Vec<String>,
+    /// Still connected, and refused at their next command.
+    pub refused: u32,
+    /// The watchers that have not reported all of theirs.
+    pub silent: Vec<SilentHost>,
+}
+
+/// A host that has not reported what became of its sessions.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SilentHost {
+    pub name: String,
+    /// 0: not known.
+    pub sessions: u32,
 }

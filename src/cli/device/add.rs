@@ -43,9 +43,9 @@ impl Add {
     pub(super) async fn run(self, session: &Session) -> Result<(), Failure> {
         let request = proto::CreateDeviceRequest {
             address: self.address,
-            name: self.name,
+            display_name: self.name,
             password: prompt::text(self.password.read()?)?,
-            user: self.user.unwrap_or_default(),
+            user_id: self.user.unwrap_or_default(),
             allowed_protocols: self.protocols.into_iter().map(i32::from).collect(),
             allowed_networks: self.networks,
             expire_time: self.expires,
@@ -54,7 +54,13 @@ impl Add {
         let answer = session.devices().create_device(session.request(request)).await?.into_inner();
         session.output.show(&answer, |out| {
             let device = answer.device.clone().unwrap_or_default();
-            writeln!(out, "\"{}\" is a device of {} now ({}).", printable(&device.name), device.address, device.device_id)?;
+            writeln!(
+                out,
+                "\"{}\" is a device of {} now ({}).",
+                printable(&device.display_name),
+                device.address,
+                device.device_id
+            )?;
             write_password(out, &answer.password)
         })
     }
@@ -63,7 +69,7 @@ impl Add {
 /// A parser of protocols' names, in any case.
 pub(in crate::cli) fn protocol() -> impl TypedValueParser<Value = proto::Protocol> {
     PossibleValuesParser::new(Protocol::ALL.map(Protocol::name))
-        .try_map(|name| proto::Protocol::from_str_name(&name.to_uppercase()).ok_or("not a protocol"))
+        .try_map(|name| proto::Protocol::from_str_name(&format!("PROTOCOL_{}", name.to_uppercase())).ok_or("not a protocol"))
 }
 
 /// The one time that a generated password is seen; nothing for a chosen one.

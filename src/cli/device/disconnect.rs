@@ -47,7 +47,7 @@ impl DisconnectAll {
             etag,
             validate_only: self.dry_run,
             request_id: request_id(),
-            wait: self.wait.wait(),
+            max_wait: self.wait.max_wait(),
         };
         let answer = session.devices().disconnect_all_devices(session.request(request)).await?.into_inner();
         session.output.show(&answer, |out| {
@@ -80,7 +80,7 @@ impl DisconnectAll {
 /// Disconnects one device.
 pub(super) async fn one(session: &Session, address: String, device: &str, wait: &WaitArgs) -> Result<(), Failure> {
     let device_id = find::device_id(session, &address, device, false).await?;
-    let request = proto::DisconnectDeviceRequest { address, device_id, request_id: request_id(), wait: wait.wait() };
+    let request = proto::DisconnectDeviceRequest { address, device_id, request_id: request_id(), max_wait: wait.max_wait() };
     let answer = session.devices().disconnect_device(session.request(request)).await?.into_inner();
     session.output.show(&answer, |out| writeln!(out, "Disconnected. {}", render::revocation(answer.revocation.as_ref())))
 }
@@ -89,10 +89,11 @@ pub(super) async fn one(session: &Session, address: String, device: &str, wait: 
 pub(super) async fn user(session: &Session, user: String, scope: Scope, wait: &WaitArgs) -> Result<(), Failure> {
     use proto::disconnect_user_devices_request::Scope::{Address, MailServiceId};
     let scope = scope.address.map(Address).or(scope.service.map(MailServiceId));
-    let request = proto::DisconnectUserDevicesRequest { user: user.clone(), scope, request_id: request_id(), wait: wait.wait() };
+    let request =
+        proto::DisconnectUserDevicesRequest { user_id: user.clone(), scope, request_id: request_id(), max_wait: wait.max_wait() };
     let answer = session.devices().disconnect_user_devices(session.request(request)).await?.into_inner();
     session.output.show(&answer, |out| {
-        writeln!(out, "{} of {user} disconnected.", count(answer.disconnected_devices as usize))?;
+        writeln!(out, "{} of {user} disconnected.", count(answer.revocation.as_ref().map_or(0, |it| it.ended_devices as usize)))?;
         writeln!(out, "{}", render::revocation(answer.revocation.as_ref()))
     })
 }

@@ -63,8 +63,8 @@ enum NotFound {
 fn choose<'d>(devices: &'d [proto::Device], named: &str) -> Result<&'d proto::Device, NotFound> {
     let lower = named.to_lowercase();
     let living = |device: &proto::Device| device.disconnect_time.is_none();
-    let exact = |device: &proto::Device| device.name == named;
-    let alike = |device: &proto::Device| device.name.to_lowercase() == lower;
+    let exact = |device: &proto::Device| device.display_name == named;
+    let alike = |device: &proto::Device| device.display_name.to_lowercase() == lower;
     let circles: [&dyn Fn(&proto::Device) -> bool; 3] = [&|d| living(d) && exact(d), &|d| living(d) && alike(d), &alike];
     for circle in circles {
         let mut within = devices.iter().filter(|device| circle(device));
@@ -83,13 +83,13 @@ impl NotFound {
             Self::Several(count) => {
                 let lower = named.to_lowercase();
                 let ids: Vec<_> =
-                    devices.iter().filter(|d| d.name.to_lowercase() == lower).map(|d| d.device_id.as_str()).collect();
+                    devices.iter().filter(|d| d.display_name.to_lowercase() == lower).map(|d| d.device_id.as_str()).collect();
                 Failure::refused(format!("{count} devices of {address} are called \"{named}\""))
                     .with_advice(format!("Say which by its id: {}.", ids.join(", ")))
             }
             Self::Nobody => {
                 let names: Vec<_> =
-                    devices.iter().filter(|d| d.disconnect_time.is_none()).map(|d| format!("\"{}\"", d.name)).collect();
+                    devices.iter().filter(|d| d.disconnect_time.is_none()).map(|d| format!("\"{}\"", d.display_name)).collect();
                 let there = if names.is_empty() { "It has none.".to_owned() } else { format!("It has {}.", names.join(", ")) };
                 Failure::refused(format!("{address} has no device called \"{named}\"")).with_advice(there)
             }
@@ -103,7 +103,7 @@ mod tests {
 
     fn device(name: &str, gone: bool) -> proto::Device {
         let disconnect_time = gone.then(prost_types::Timestamp::default);
-        proto::Device { name: name.to_owned(), disconnect_time, ..Default::default() }
+        proto::Device { display_name: name.to_owned(), disconnect_time, ..Default::default() }
     }
 
     #[test]

@@ -63,7 +63,7 @@ pub(in crate::cli) enum DeviceCommand {
     #[command(after_help = "\
 Examples:
   latchkey device add alice@example.com \"Alice's phone\"
-  latchkey device add alice@example.com Scanner --protocol SMTP --network 192.0.2.0/24 --expires 90d
+  latchkey device add alice@example.com Scanner --protocol smtp --network 192.0.2.0/24 --expires 90d
   latchkey device add alice@example.com Desktop --choose")]
     Add(add::Add),
     /// Give a device another name; its password stays
@@ -163,8 +163,8 @@ pub(in crate::cli) struct Scope {
 }
 
 impl WaitArgs {
-    fn wait(&self) -> i32 {
-        if self.no_wait { proto::Wait::Not } else { proto::Wait::ForEffective }.into()
+    pub(in crate::cli) fn max_wait(&self) -> Option<prost_types::Duration> {
+        self.no_wait.then(prost_types::Duration::default)
     }
 }
 
@@ -214,14 +214,14 @@ async fn rename(session: &Session, address: String, device: &str, name: String) 
     let request = proto::UpdateDeviceRequest {
         address,
         device_id,
-        name,
-        update_mask: Some(FieldMask { paths: vec!["name".to_owned()] }),
+        display_name: name,
+        update_mask: Some(FieldMask { paths: vec!["display_name".to_owned()] }),
         request_id: request_id(),
         ..Default::default()
     };
     let answer = session.devices().update_device(session.request(request)).await?.into_inner();
     session.output.show(&answer, |out| {
-        let name = answer.device.as_ref().map_or("", |device| &device.name);
+        let name = answer.device.as_ref().map_or("", |device| &device.display_name);
         writeln!(out, "The device is called \"{}\" now. Its password stays.", super::output::printable(name))
     })
 }
@@ -235,10 +235,11 @@ async fn change_password(
 ) -> Result<(), Failure> {
     let device_id = device_id(session, &address, device, false).await?;
     let password = prompt::text(password.read()?)?;
-    let request = proto::ChangePasswordRequest { address, device_id, password, request_id: request_id(), wait: wait.wait() };
+    let request =
+        proto::ChangePasswordRequest { address, device_id, password, request_id: request_id(), max_wait: wait.max_wait() };
     let answer = session.devices().change_password(session.request(request)).await?.into_inner();
     session.output.show(&answer, |out| {
-        let name = answer.device.as_ref().map_or("", |device| &device.name);
+        let name = answer.device.as_ref().map_or("", |device| &device.display_name);
         writeln!(out, "\"{}\" has a new password.", super::output::printable(name))?;
         add::write_password(out, &answer.password)?;
         writeln!(out, "The old one has ended. {}", render::revocation(answer.revocation.as_ref()))
@@ -254,7 +255,7 @@ async fn generic(
 ) -> Result<(), Failure> {
     use proto::set_generic_login_request::Scope::{Address, MailServiceId};
     let scope = address.map(Address).or(service.map(MailServiceId));
-    let request = proto::SetGenericLoginRequest { scope, enabled, request_id: request_id(), wait: wait.wait() };
+    let request = proto::SetGenericLoginRequest { scope, enabled, request_id: request_id(), max_wait: wait.max_wait() };
     let answer = session.devices().set_generic_login(session.request(request)).await?.into_inner();
     session.output.show(&answer, |out| {
         if enabled {

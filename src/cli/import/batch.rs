@@ -11,11 +11,9 @@ use tokio::sync::mpsc;
 use super::{
     Format,
     lines::{self, Broken, Line},
+    report::Refusal,
 };
-use crate::{
-    cli::failure::Failure,
-    proto::{import_request, import_response::Refusal},
-};
+use crate::{cli::failure::Failure, proto::import_request};
 
 /// The reason of lines that are refused here, before they are sent.
 const UNREADABLE_LINE: &str = "UNREADABLE_LINE";
@@ -106,7 +104,7 @@ impl Reader {
                 });
             }
             Err(message) => {
-                batch.refusals.push(Refusal { number: line.number, reason: UNREADABLE_LINE.to_owned(), message });
+                batch.refusals.push(Refusal { line: line.number, reason: UNREADABLE_LINE.to_owned(), message });
             }
         }
     }

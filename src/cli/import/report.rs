@@ -8,11 +8,12 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tonic_types::RpcStatusExt;
 
 use super::{batch::Batch, progress::Progress};
 use crate::{
     cli::{Exit, failure::Failure, output::printable},
-    proto::{ImportResponse, import_response::Refusal},
+    proto::{self, ImportResponse},
 };
 
 /// How many lines became what, up to and with `last_line`.
@@ -23,6 +24,23 @@ pub(super) struct Counts {
     created: u64,
     existing: u64,
     refused: u64,
+}
+
+/// A line that was not put in, and why.
+#[derive(Clone, Debug)]
+pub(super) struct Refusal {
+    pub(super) line: u64,
+    /// Stable; the server's are ErrorInfo's.
+    pub(super) reason: String,
+    pub(super) message: String,
+}
+
+impl From<proto::import_response::Refusal> for Refusal {
+    fn from(refusal: proto::import_response::Refusal) -> Self {
+        let error = refusal.error.unwrap_or_default();
+        let reason = error.get_details_error_info().map(|info| info.reason).unwrap_or_default();
+        Self { line: refusal.number, reason, message: error.message }
+    }
 }
 
 #[derive(Debug)]
@@ -58,15 +76,15 @@ impl Report {
     /// Takes in an acknowledged batch: its refused lines in the order of the file.
     pub(super) fn add(&mut self, batch: Batch, answer: ImportResponse, progress: &Progress) -> Result<(), Failure> {
         let mut refusals = batch.refusals;
-        refusals.extend(answer.refusals);
-        refusals.sort_by_key(|refusal| refusal.number);
+        refusals.extend(answer.refusals.into_iter().map(Refusal::from));
+        refusals.sort_by_key(|refusal| refusal.line);
         self.counts.last_line = batch.last_line;
         self.counts.lines += batch.count;
         self.counts.created += u64::from(answer.created);
         self.counts.existing += u64::from(answer.existing);
         self.counts.refused += refusals.len() as u64;
         for refusal in &refusals {
-            let line = || json!({ "line": refusal.number, "reason": refusal.reason, "message": refusal.message });
+            let line = || json!({ "line": refusal.line, "reason": refusal.reason, "message": refusal.message });
             if let Some(file) = &mut self.refused {
                 writeln!(file, "{}", line())?;
             }
@@ -111,7 +129,7 @@ impl Report {
 }
 
 fn words(refusal: &Refusal) -> String {
-    format!("line {}: {} ({})", refusal.number, printable(&refusal.message), printable(&refusal.reason))
+    format!("line {}: {} ({})", refusal.line, printable(&refusal.message), printable(&refusal.reason))
 }
 
 /// A number with its thousands apart.

@@ -6,6 +6,7 @@ mod generic;
 mod password;
 mod update;
 
+use latchkey_core::model::change::RevocationId;
 use std::{fmt, sync::Arc};
 
 pub use self::{
@@ -180,14 +181,14 @@ impl Devices {
     }
 
     /// Waits on for a revocation that was answered as pending.
-    pub async fn await_revocation(&self, revision: Revision) -> Result<Revocation, Refusal> {
+    pub async fn await_revocation(&self, _who: &Requester, id: RevocationId, wait: Wait) -> Result<Revocation, Refusal> {
         let mut tx = self.store.begin("await_revocation", Mode::Read).await?;
         let head = tx.revision().await?;
         drop(tx);
-        if revision == Revision::default() || revision > head {
-            return Err(Invalid::new("revision", "must be the revision of a revocation that was answered").into());
+        if id.revision == Revision::default() || id.revision > head {
+            return Err(Invalid::new("revocation_id", "must be that of a revocation that was answered").into());
         }
-        confirmed(&self.feed, revision, 0, Wait::UntilEffective).await
+        confirmed(&self.feed, id, 0, wait).await
     }
 
     async fn find(&self, tx: &mut dyn Transaction, mailbox: &Mailbox, device_id: DeviceId) -> Result<Device, Refusal> {

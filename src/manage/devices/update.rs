@@ -38,8 +38,8 @@ impl DeviceUpdate {
     /// What changes, for the audit trail.
     fn fields(&self) -> String {
         [
-            (self.name.is_some(), "name"),
-            (self.user.is_some(), "user"),
+            (self.name.is_some(), "display_name"),
+            (self.user.is_some(), "user_id"),
             (self.protocols.is_some(), "allowed_protocols"),
             (self.networks.is_some(), "allowed_networks"),
             (self.expire_time.is_some(), "expire_time"),
@@ -70,6 +70,7 @@ impl Devices {
         device_id: DeviceId,
         update: &DeviceUpdate,
         request: Option<&RequestKey>,
+        wait: Wait,
     ) -> Result<(Mailbox, Device, Revocation), Refusal> {
         let (mailbox, device, revision) = retried(|| async move {
             let mut tx = self.store.begin("update_device", Mode::Write).await?;
@@ -93,6 +94,6 @@ impl Devices {
             Ok((mailbox, device, revision))
         })
         .await?;
-        Ok((mailbox, device, confirmed(&self.feed, revision, 0, Wait::UntilEffective).await?))
+        Ok((mailbox, device, confirmed(&self.feed, revision, 0, wait).await?))
     }
 }

@@ -37,6 +37,7 @@ impl Directory {
         address: &Address,
         service_id: &MailServiceId,
         generic: Option<&PasswordHash>,
+        wait: Wait,
     ) -> Result<(Mailbox, Option<Revocation>), Refusal> {
         let (mailbox, revision, ended, is_new) = retried(|| async move {
             let mut tx = self.store.begin("put_mailbox", Mode::Write).await?;
@@ -92,7 +93,7 @@ impl Directory {
             self.feed.hint();
             return Ok((mailbox, None));
         }
-        Ok((mailbox, Some(confirmed(&self.feed, revision, ended, Wait::UntilEffective).await?)))
+        Ok((mailbox, Some(confirmed(&self.feed, revision, ended, wait).await?)))
     }
 
     pub async fn mailbox(&self, who: &Requester, address: &Address) -> Result<Mailbox, Refusal> {
@@ -118,6 +119,7 @@ impl Directory {
         who: &Requester,
         address: &Address,
         suspended: bool,
+        wait: Wait,
     ) -> Result<(Mailbox, Revocation), Refusal> {
         let (mailbox, revision, ended) = retried(|| async move {
             let mut tx = self.store.begin("suspend_mailbox", Mode::Write).await?;
@@ -137,11 +139,11 @@ impl Directory {
             Ok((mailbox, revision, ended))
         })
         .await?;
-        Ok((mailbox, confirmed(&self.feed, revision, ended, Wait::UntilEffective).await?))
+        Ok((mailbox, confirmed(&self.feed, revision, ended, wait).await?))
     }
 
     /// Its devices go with it; the audit trail stays.
-    pub async fn delete_mailbox(&self, who: &Requester, address: &Address) -> Result<Revocation, Refusal> {
+    pub async fn delete_mailbox(&self, who: &Requester, address: &Address, wait: Wait) -> Result<Revocation, Refusal> {
         let ended = retried(|| async move {
             let mut tx = self.store.begin("delete_mailbox", Mode::Write).await?;
             let mailbox = authorize::mailbox(&mut *tx, who, address, Lock::Yes).await?;
@@ -156,7 +158,7 @@ impl Directory {
             Ok(Some((change.commit(tx, Scope::Mailboxes(vec![address.key()]), None, None).await?, ended)))
         })
         .await;
-        self.settle(ended).await
+        self.settle(ended, wait).await
     }
 }
 

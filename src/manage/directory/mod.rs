@@ -4,6 +4,8 @@ mod import;
 mod mailboxes;
 mod people;
 
+use latchkey_core::model::directory::Role;
+use latchkey_core::model::id::UserId;
 use std::{fmt, sync::Arc};
 
 pub use self::import::{ImportLine, Imported, MAX_IMPORT_LINES, RefusedLine};
@@ -33,6 +35,16 @@ pub struct Directory {
     pub store: Arc<dyn Store>,
     pub feed: Arc<Feed>,
     pub clock: SharedClock,
+}
+
+/// A member as a call asks for them.
+#[derive(Clone, Debug)]
+pub struct NewMember {
+    pub organization_id: OrganizationId,
+    pub user: UserId,
+    pub role: Role,
+    /// `None`: a member who exists stays as they are, suspended or not.
+    pub suspended: Option<bool>,
 }
 
 impl Directory {
@@ -155,12 +167,12 @@ impl Directory {
 impl Directory {
     /// Waits until what a call did holds everywhere. Also where it found nothing left to do, or the thing gone: an earlier call may have done it, whose end
     /// nobody has seen.
-    async fn settle(&self, ended: Result<Option<(Awaited, usize)>, Refusal>) -> Result<Revocation, Refusal> {
+    async fn settle(&self, ended: Result<Option<(Awaited, usize)>, Refusal>, wait: Wait) -> Result<Revocation, Refusal> {
         match ended {
-            Ok(Some((revision, count))) => confirmed(&self.feed, revision, count, Wait::UntilEffective).await,
+            Ok(Some((revision, count))) => confirmed(&self.feed, revision, count, wait).await,
             Ok(None) => {
                 let head = self.durable_head().await?;
-                confirmed(&self.feed, head, 0, Wait::UntilEffective).await
+                confirmed(&self.feed, head, 0, wait).await
             }
             Err(Refusal::NotFound(thing)) => {
                 let head = self.durable_head().await?;

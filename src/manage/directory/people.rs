@@ -1,6 +1,6 @@
 //! Members, their roles, and rights. Whoever loses access loses their devices.
 
-use super::Directory;
+use super::{Directory, NewMember};
 use crate::{
     manage::{
         Refusal, Thing,
@@ -8,7 +8,7 @@ use crate::{
         mutation::{Change, Revocation},
         retried,
     },
-    replication::confirmation::Awaited,
+    replication::confirmation::{Awaited, Wait},
     store::{Mode, Transaction, UserPlace},
 };
 use latchkey_core::model::{
@@ -20,12 +20,18 @@ use latchkey_core::model::{
 };
 
 impl Directory {
-    /// Makes or replaces a member. A role that no longer gives access where it did disconnects the person's devices there; a suspension denies them until it is lifted.
-    pub async fn put_member(&self, who: &Requester, member: &Member) -> Result<Revocation, Refusal> {
-        let ended = retried(|| async move {
+    /// Makes or replaces a member; answers how they stand now. A role that no longer gives access where it did disconnects the person's devices there; a suspension denies them until it is lifted.
+    pub async fn put_member(&self, who: &Requester, new: &NewMember, wait: Wait) -> Result<(Member, Revocation), Refusal> {
+        let put = retried(|| async move {
             let mut tx = self.store.begin("put_member", Mode::Write).await?;
-            authorize::organization(&mut *tx, who, &member.organization_id).await?;
-            tx.lock_organization(&member.organization_id).await?;
+            authorize::organization(&mut *tx, who, &new.organization_id).await?;
+            tx.lock_organization(&new.organization_id).await?;
+            let suspended = match new.suspended {
+                Some(suspended) => suspended,
+                None => tx.member(&new.organization_id, &new.user).await?.is_some_and(|before| before.suspended),
+            };
+            let member =
+                &Member { organization_id: new.organization_id.clone(), user: new.user.clone(), role: new.role, suspended };
             let before = tx.standing(&member.user, &member.organization_id, None).await?;
             tx.put_member(member).await?;
             let after = tx.standing(&member.user, &member.organization_id, None).await?;
@@ -43,10 +49,15 @@ impl Directory {
                 tx.lock_log().await?;
                 concerned.extend(mailboxes_of(&mut *tx, &member.user, &place).await?.iter().map(Address::key));
             }
-            commit_if_any(change, tx, Scope::Mailboxes(concerned)).await
+            Ok((member.clone(), commit_if_any(change, tx, Scope::Mailboxes(concerned)).await?))
         })
         .await;
-        self.settle(ended).await
+        let (member, ended) = match put {
+            Ok((member, ended)) => (Some(member), Ok(ended)),
+            Err(refusal) => (None, Err(refusal)),
+        };
+        let revocation = self.settle(ended, wait).await?;
+        Ok((member.ok_or(Refusal::NotFound(Thing::Member))?, revocation))
     }
 
     pub async fn member(&self, who: &Requester, organization: &OrganizationId, user: &UserId) -> Result<Member, Refusal> {
@@ -73,6 +84,7 @@ impl Directory {
         who: &Requester,
         organization: &OrganizationId,
         user: &UserId,
+        wait: Wait,
     ) -> Result<Revocation, Refusal> {
         let ended = retried(|| async move {
             let mut tx = self.store.begin("delete_member", Mode::Write).await?;
@@ -87,7 +99,7 @@ impl Directory {
             commit_if_any(change, tx, scope).await
         })
         .await;
-        self.settle(ended).await
+        self.settle(ended, wait).await
     }
 
     pub async fn put_right(&self, who: &Requester, right: &Right) -> Result<(), Refusal> {
@@ -119,7 +131,7 @@ impl Directory {
     }
 
     /// Disconnects the user's devices on the mail service, unless a role of theirs still gives access.
-    pub async fn delete_right(&self, who: &Requester, right: &Right) -> Result<Revocation, Refusal> {
+    pub async fn delete_right(&self, who: &Requester, right: &Right, wait: Wait) -> Result<Revocation, Refusal> {
         let ended = retried(|| async move {
             let mut tx = self.store.begin("delete_right", Mode::Write).await?;
             let organization = self.administered_service(&mut *tx, who, &right.mail_service_id).await?;
@@ -137,7 +149,7 @@ impl Directory {
             commit_if_any(change, tx, scope).await
         })
         .await;
-        self.settle(ended).await
+        self.settle(ended, wait).await
     }
 
     /// The mail service's organization, if the requester may act for the whole of it.

@@ -9,12 +9,12 @@ use latchkey_core::model::{
     change::Revision,
     id::{DeviceId, MailboxId, NodeId},
     protocol::Protocol,
-    session::{Closing, LiveSession, OpenSession, SessionKey},
+    session::{Closing, LiveSession, OpenSession, SessionKey, SilentHost},
     verdict::ProvenPassword,
 };
 
 pub(in crate::store) const CLOSINGS: &str =
-    "/* closings */ SELECT revision, closed, silent FROM session_closing WHERE revision = $1 ORDER BY node_id";
+    "/* closings */ SELECT revision, closed, refused, silent FROM session_closing WHERE revision = $1 ORDER BY node_id";
 
 /// Between the names in a column: no name has one.
 const SEPARATOR: char = '\n';
@@ -54,19 +54,33 @@ pub(in crate::store) async fn put_sessions(
 
 pub(in crate::store) async fn add_closings(s: &mut dyn Session, node_id: NodeId, closings: &[Closing]) -> Result<()> {
     for closing in closings {
-        let sql = "/* add_closings */ INSERT INTO session_closing (revision, node_id, closed, silent) VALUES ($1, $2, $3, $4) \
-                   ON CONFLICT (revision, node_id) DO UPDATE SET closed = $3, silent = $4";
-        let silent = closing.silent.join(&SEPARATOR.to_string());
-        s.execute(sql, &[closing.revision.into(), node_id.into(), i64::from(closing.closed).into(), silent.into()]).await?;
+        let sql = "/* add_closings */ INSERT INTO session_closing (revision, node_id, closed, refused, silent) \
+                   VALUES ($1, $2, $3, $4, $5) \
+                   ON CONFLICT (revision, node_id) DO UPDATE SET closed = $3, refused = $4, silent = $5";
+        let silent: Vec<_> = closing.silent.iter().map(|host| format!("{} {}", host.sessions, host.name)).collect();
+        let parameters = [
+            closing.revision.into(),
+            node_id.into(),
+            i64::from(closing.closed).into(),
+            i64::from(closing.refused).into(),
+            silent.join(&SEPARATOR.to_string()).into(),
+        ];
+        s.execute(sql, &parameters).await?;
     }
     s.commit().await
 }
 
 pub(in crate::store) fn to_closing(row: Row) -> Result<Closing> {
     let mut columns = Columns::of(row);
-    let (revision, closed, silent) = (columns.revision()?, columns.unsigned()?, columns.text()?);
-    let silent = silent.split(SEPARATOR).filter(|name| !name.is_empty()).map(str::to_owned).collect();
-    Ok(Closing { revision, closed, silent })
+    let (revision, closed, refused) = (columns.revision()?, columns.unsigned()?, columns.unsigned()?);
+    let silent = columns.text()?;
+    Ok(Closing { revision, closed, refused, silent: silent.split(SEPARATOR).filter_map(to_silent_host).collect() })
+}
+
+/// A line: how many sessions, and whose.
+fn to_silent_host(line: &str) -> Option<SilentHost> {
+    let (sessions, name) = line.split_once(' ')?;
+    Some(SilentHost { name: name.to_owned(), sessions: sessions.parse().ok()? })
 }
 
 pub(in crate::store) fn closings_parameters(revision: Revision) -> [Value; 1] {
