@@ -29,7 +29,7 @@ const NAME: &str = "latchkey watch";
 ///
 /// A line for each change of the log: how many mailboxes it concerns, and which passwords it ended. Below it who has acknowledged it, since the replica
 /// that is asked has applied it: mail hosts with the sessions that they closed, then replicas, which wait for theirs. Runs until it is interrupted, or
-/// the replica stops.
+/// the server stops; then it ends 3.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -66,6 +66,12 @@ impl Options {
         let mut left = self.count;
         while let Some(message) = told.next().await {
             let message = message?;
+            if let Some(Told::Draining(_)) = &message.message {
+                // The server waits for its watchers to leave: returning closes the stream.
+                return Err(
+                    Failure::no_answer("the server is stopping").with_advice("Run `latchkey watch` again once it is back.")
+                );
+            }
             let is_shown = match &message.message {
                 Some(Told::Change(change)) => {
                     let revision = change.position.map_or(0, |position| position.revision);

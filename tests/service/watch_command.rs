@@ -36,3 +36,23 @@ async fn it_shows_each_revocation_and_who_has_acknowledged_it() {
     assert!(shown.contains(&format!("ended: device {}, generation 1 (device disconnected)", phone.device_id)), "{shown}");
     assert!(shown.contains("acknowledged by replica") && shown.contains(" ms"), "{shown}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_ends_with_a_sentence_when_its_server_stops_and_does_not_hold_the_server_up() {
+    let ground = Ground::new(StoreKind::Sqlite).await;
+    let server = ground.start_with(&[]);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_latchkey"));
+    command.args(["watch", "--server", &server.url()]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().expect("the binary runs");
+    while !server.log().contains("latchkey watch") {
+        tokio::task::yield_now().await;
+    }
+    let began = std::time::Instant::now();
+    server.signal(rustix::process::Signal::TERM);
+    server.wait();
+    assert!(began.elapsed() < std::time::Duration::from_secs(10), "the server waited {:?} for the command", began.elapsed());
+    let output = child.wait_with_output().expect("it ends");
+    let said = String::from_utf8(output.stderr).expect("UTF-8");
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("the server is stopping") && !said.contains("change"), "{said}");
+}
