@@ -138,7 +138,7 @@ fn refused_lines_are_reported_with_number_and_reason_wherever_they_were_refused(
     let ran = import.run(&["--refused", refused.to_str().unwrap(), "--show-refused", "2"]);
     assert_eq!((ran.code, ran.out.as_str()), (1, "40 lines: 37 created, 0 there already, 3 refused.\n"));
     let expected =
-        "line 4: expected ident (UNREADABLE_LINE)\nline 8: address: must hold one @ (INVALID_FIELD)\n… 1 more refused lines\n";
+        "line 4: not a JSON object (UNREADABLE_LINE)\nline 8: address: must hold one @ (INVALID_FIELD)\n… 1 more refused lines\n";
     assert_eq!(ran.err, expected);
     let kept: Vec<Value> =
         fs::read_to_string(&refused).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -195,4 +195,32 @@ fn a_file_that_is_not_there_or_of_no_known_kind_is_a_matter_of_usage() {
         assert_eq!(ran.code, 2, "{ran:?}");
         assert!(ran.err.contains(words), "{ran:?}");
     }
+}
+
+#[test]
+fn an_interrupted_import_says_that_the_same_command_resumes() {
+    let import = import("m.jsonl", &lines(95), None);
+    let (hold, held) = std::sync::mpsc::channel::<()>();
+    let (reached, has_reached) = std::sync::mpsc::channel();
+    let (held, batches) = (Mutex::new(held), AtomicUsize::new(0));
+    import.server.answer_with("Import", move |request| {
+        if batches.fetch_add(1, Ordering::SeqCst) == 3 {
+            reached.send(()).unwrap();
+            // Until the test is done with the command.
+            let _ = held.lock().unwrap().recv();
+        }
+        Ok(json!({"last_line": request["lines"].as_array().unwrap().last().unwrap()["number"], "created": 10}))
+    });
+    let file = import.file.to_str().unwrap();
+    let arguments = ["import", file, "--service", "mail", "--batch-lines", "10", "--batches-in-flight", "1"];
+    let mut command = super::latchkey(&[&arguments[..], &["--server", &import.server.url]].concat());
+    let child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    has_reached.recv_timeout(std::time::Duration::from_secs(30)).unwrap();
+    let id = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    drop(hold);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("line 30") && said.contains("The same command again goes on from there"), "{said}");
 }

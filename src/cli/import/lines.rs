@@ -57,6 +57,10 @@ pub(super) fn jsonl(mut file: impl BufRead) -> impl Iterator<Item = Result<Line,
             }
             let mailbox = if text.len() > MAX_LINE_BYTES {
                 Err(format!("longer than {MAX_LINE_BYTES} bytes"))
+            } else if text.trim_ascii_start().starts_with(b"[") {
+                Err("an array; each line must be one JSON object".to_owned())
+            } else if !text.trim_ascii_start().starts_with(b"{") {
+                Err("not a JSON object".to_owned())
             } else {
                 // The parser's own position would say "line 1", which is not the file's.
                 serde_json::from_slice(text).map_err(|error| {
@@ -71,7 +75,13 @@ pub(super) fn jsonl(mut file: impl BufRead) -> impl Iterator<Item = Result<Line,
 
 /// The records of a CSV file with a head line.
 pub(super) fn csv(file: impl Read) -> Result<impl Iterator<Item = Result<Line, Broken>>, Broken> {
-    let mut reader = ::csv::ReaderBuilder::new().trim(::csv::Trim::All).from_reader(file);
+    // The reader counts a CRLF too late, as part of the next record. So a record ends with LF alone, and the CR is trimmed; what
+    // the reader would know of blank lines and of the number of fields is looked at below.
+    let mut reader = ::csv::ReaderBuilder::new()
+        .terminator(::csv::Terminator::Any(b'\n'))
+        .trim(::csv::Trim::All)
+        .flexible(true)
+        .from_reader(file);
     let head = reader.headers().map_err(|error| Broken::Head(error.to_string()))?.clone();
     let known = ["address", "mail_service_id", "generic_password_hash"];
     if let Some(unknown) = head.iter().find(|name| !known.contains(name)) {
@@ -82,24 +92,27 @@ pub(super) fn csv(file: impl Read) -> Result<impl Iterator<Item = Result<Line, B
     }
     let mut record = ::csv::StringRecord::new();
     Ok(std::iter::from_fn(move || {
-        let number_before = reader.position().line();
-        let read = reader.read_record(&mut record);
-        let number = record.position().map_or(number_before, ::csv::Position::line);
-        let end = reader.position().byte();
-        let mailbox = match read {
-            Ok(false) => return None,
-            Ok(true) if record.as_slice().len() > MAX_LINE_BYTES => return Some(Err(Broken::LongRecord { line: number })),
-            Ok(true) => record.deserialize(Some(&head)).map_err(|error| error.to_string()),
-            Err(error) => match error.into_kind() {
-                ::csv::ErrorKind::Io(error) => return Some(Err(error.into())),
-                ::csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
-                    Err(format!("{len} fields, where the head line has {expected_len}"))
+        loop {
+            let number_before = reader.position().line();
+            let read = reader.read_record(&mut record);
+            let number = record.position().map_or(number_before, ::csv::Position::line);
+            let end = reader.position().byte();
+            let mailbox = match read {
+                Ok(false) => return None,
+                Ok(true) if record.as_slice().len() > MAX_LINE_BYTES => return Some(Err(Broken::LongRecord { line: number })),
+                Ok(true) if record.as_slice().is_empty() && record.len() == 1 => continue,
+                Ok(true) if record.len() != head.len() => {
+                    Err(format!("{} fields, where the head line has {}", record.len(), head.len()))
                 }
-                ::csv::ErrorKind::Utf8 { .. } => Err("not UTF-8".to_owned()),
-                other => Err(format!("{other:?}")),
-            },
-        };
-        Some(Ok(Line { number, end, mailbox }))
+                Ok(true) => record.deserialize(Some(&head)).map_err(|error| error.to_string()),
+                Err(error) => match error.into_kind() {
+                    ::csv::ErrorKind::Io(error) => return Some(Err(error.into())),
+                    ::csv::ErrorKind::Utf8 { .. } => Err("not UTF-8".to_owned()),
+                    other => Err(format!("{other:?}")),
+                },
+            };
+            return Some(Ok(Line { number, end, mailbox }));
+        }
     }))
 }
 
@@ -150,7 +163,7 @@ mod tests {
         let read = words(jsonl(file.as_bytes()));
         assert_eq!(read.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [1, 3, 4, 5, 6]);
         assert_eq!((read[0].1.as_str(), read[4].1.as_str()), ("a@x", "c@x"));
-        assert_eq!(read[1].1, "! expected ident");
+        assert_eq!(read[1].1, "! not a JSON object");
         assert!(read[2].1.starts_with("! unknown field `generic_password`"));
         assert!(read[3].1.starts_with("! longer than"));
         assert_eq!(jsonl(file.as_bytes()).last().unwrap().unwrap().end, file.len() as u64);
@@ -164,6 +177,28 @@ mod tests {
         assert_eq!(read[2].1, "! 1 fields, where the head line has 2");
         let first = csv(file.as_bytes()).unwrap().next().unwrap().unwrap().mailbox.unwrap();
         assert_eq!(first.generic_password_hash.as_deref(), Some("{SSHA}abc"));
+    }
+
+    #[test]
+    fn a_json_line_that_is_an_array_is_refused_as_one() {
+        let read = words(jsonl("[\"a@x\"]\n[{\"address\":\"b@x\"}]\n\"c@x\"\n".as_bytes()));
+        let array = "! an array; each line must be one JSON object";
+        assert_eq!(read.iter().map(|(_, why)| why.as_str()).collect::<Vec<_>>(), [array, array, "! not a JSON object"]);
+    }
+
+    #[test]
+    fn a_csv_record_has_its_line_whether_lines_end_with_lf_or_crlf() {
+        for text in ["address,mail_service_id\na@x,m\n\"b@x\",\"n\"\nc@x\nd@x,o\n", "address\na@x\nb@x\nc@x\n"] {
+            for file in [text.to_owned(), text.replace('\n', "\r\n")] {
+                let numbers: Vec<_> = words(csv(file.as_bytes()).unwrap());
+                let addresses = text.lines().enumerate().skip(1);
+                let expected: Vec<_> = addresses.map(|(index, _)| index as u64 + 1).collect();
+                assert_eq!(numbers.iter().map(|(number, _)| *number).collect::<Vec<_>>(), expected, "{file:?}");
+                assert_eq!(numbers[0].1, "a@x");
+            }
+        }
+        let read = words(csv("address\r\n\r\na@x\r\n".as_bytes()).unwrap());
+        assert_eq!(read, [(3, "a@x".to_owned())], "a blank line is no record");
     }
 
     #[test]

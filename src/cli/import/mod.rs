@@ -106,7 +106,13 @@ impl Options {
         let progress = Progress::new(if is_stdin { None } else { Some(std::fs::metadata(&self.file)?.len()) }, skip_through);
         let reading = tokio::task::spawn_blocking(move || reader.read(&self.file, is_stdin, &read));
         let mut import = Import { report, state, progress, in_flight: VecDeque::new(), dry_run: self.dry_run };
-        let outcome = import.run(session, batches, self.batches_in_flight as usize).await;
+        let is_resumable = import.state.is_some();
+        let outcome = tokio::select! {
+            outcome = import.run(session, batches, self.batches_in_flight as usize) => outcome,
+            // Where nothing is kept, the signal ends the process as usual.
+            _ = tokio::signal::ctrl_c(), if is_resumable => Err(Failure::no_answer("interrupted")
+                .with_advice("The same command again begins anew: nothing was acknowledged yet.")),
+        };
         let last_line = import.report.counts.last_line;
         outcome.map_err(|failure| match import.state.is_some() && last_line > 0 {
             true => failure.with_advice(format!("Done up to line {last_line}. The same command again goes on from there.")),
