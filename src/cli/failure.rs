@@ -16,13 +16,15 @@ pub(super) struct Failure {
     exit: Exit,
     message: String,
     advice: Option<String>,
+    /// Nothing says whether the server carried the call out.
+    is_outcome_unknown: bool,
     /// What the server said, for `--json`.
     details: Map<String, Value>,
 }
 
 impl Failure {
     fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into(), advice: None, details: Map::new() }
+        Self { exit, message: message.into(), advice: None, is_outcome_unknown: false, details: Map::new() }
     }
 
     /// The arguments, or what they lead to, can't be used.
@@ -41,6 +43,13 @@ impl Failure {
 
     pub(super) fn with_advice(mut self, advice: impl Into<String>) -> Self {
         self.advice = Some(advice.into());
+        self.is_outcome_unknown = false;
+        self
+    }
+
+    /// The command only reads: it may be repeated without a second thought.
+    pub(super) fn of_read(mut self) -> Self {
+        self.is_outcome_unknown = false;
         self
     }
 
@@ -55,6 +64,10 @@ impl Failure {
 
     /// Says it, for people or as JSON, and how the program is to end.
     pub(super) fn report(mut self, as_json: bool) -> Exit {
+        if self.is_outcome_unknown {
+            let advice = self.advice.map_or(String::new(), |advice| format!("{advice} "));
+            self.advice = Some(format!("{advice}The change may have been made: look before you repeat it."));
+        }
         if as_json {
             self.details.insert("message".into(), self.message.into());
             self.details.insert("advice".into(), self.advice.into());
@@ -93,6 +106,7 @@ impl From<Status> for Failure {
                 Some(delay) => format!("{advice} Try again in {}.", config::human(delay)),
                 None => advice,
             });
+        failure.is_outcome_unknown = reason.is_empty() && failure.exit == Exit::NoAnswer;
         failure.details.insert("code".into(), code_name(status.code()).into());
         failure.details.insert("reason".into(), reason.into());
         if !fields.is_empty() {
@@ -182,15 +196,9 @@ fn advice(reason: &str, code: Code, device_id: Option<&str>) -> Option<String> {
         (_, Code::NotFound) => "See what there is with the command's `list`.",
         (_, Code::Unimplemented) => "The server does not know this call: it is older than this command, or not a Latchkey.",
         (_, Code::ResourceExhausted) => "The server has too much to do.",
-        (_, Code::Unavailable) => {
-            "Is the server running, and is --server right? Nothing tells whether a change was made: look before you repeat it."
-        }
-        (_, Code::Cancelled | Code::DeadlineExceeded) => {
-            "Give it longer with --timeout. A change may have been made: look before you repeat it."
-        }
-        (_, Code::Internal | Code::Unknown | Code::DataLoss) => {
-            "The server's log tells more. A change may have been made: look before you repeat it."
-        }
+        (_, Code::Unavailable) => "Is the server running, and is --server right?",
+        (_, Code::Cancelled | Code::DeadlineExceeded) => "Give it longer with --timeout.",
+        (_, Code::Internal | Code::Unknown | Code::DataLoss) => "The server's log says more.",
         _ => return None,
     };
     Some(advice.to_owned())

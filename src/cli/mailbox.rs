@@ -79,6 +79,10 @@ Examples:
 }
 
 impl MailboxCommand {
+    pub(super) fn only_reads(&self) -> bool {
+        matches!(self, Self::Get { .. } | Self::List { .. })
+    }
+
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         let mut directory = session.directory();
         match self {

@@ -80,6 +80,10 @@ Examples:
 }
 
 impl MemberCommand {
+    pub(super) fn only_reads(&self) -> bool {
+        matches!(self, Self::Get { .. } | Self::List { .. })
+    }
+
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         let mut directory = session.directory();
         match self {

@@ -116,29 +116,50 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
 }
 
 impl Command {
+    /// Whether it may be repeated without a second thought, because it changes nothing.
+    fn only_reads(&self) -> bool {
+        match self {
+            Self::Device(args) => args.command.only_reads(),
+            Self::Organization(args) => args.command.only_reads(),
+            Self::Member(args) => args.command.only_reads(),
+            Self::Service(args) => args.command.only_reads(),
+            Self::Mailbox(args) => args.command.only_reads(),
+            Self::Import(_) | Self::Serve(_) | Self::Keys(_) => false,
+            Self::Login(_) | Self::Events(_) | Self::Watch(_) | Self::Health(_) | Self::Doctor(_) => true,
+            Self::DescriptorSet(_) | Self::Completions(_) => true,
+        }
+    }
+
     fn run(self) -> ExitCode {
+        let only_reads = self.only_reads();
         match self {
             Self::Serve(args) => serve::command(&args),
             Self::Keys(args) => args.run(),
             Self::Doctor(args) => args.run(),
             Self::DescriptorSet(args) => args.run(),
             Self::Completions(args) => args.run(),
-            Self::Health(health::Args { client }) => ask(client, health::run),
-            Self::Device(device::Args { client, command }) => ask(client, async |session| command.run(session).await),
-            Self::Organization(organization::Args { client, command }) => ask(client, async |session| command.run(session).await),
-            Self::Member(member::Args { client, command }) => ask(client, async |session| command.run(session).await),
-            Self::Service(service::Args { client, command }) => ask(client, async |session| command.run(session).await),
-            Self::Mailbox(mailbox::Args { client, command }) => ask(client, async |session| command.run(session).await),
-            Self::Import(import::Args { client, options }) => ask(client, async |session| options.run(session).await),
-            Self::Login(login::Args { client, options }) => ask(client, async |session| options.run(session).await),
-            Self::Events(events::Args { client, options }) => ask(client, async |session| options.run(session).await),
-            Self::Watch(watch::Args { client, options }) => ask(client, async |session| options.run(session).await),
+            Self::Health(health::Args { client }) => ask(client, only_reads, health::run),
+            Self::Device(device::Args { client, command }) => ask(client, only_reads, async |session| command.run(session).await),
+            Self::Organization(organization::Args { client, command }) => {
+                ask(client, only_reads, async |session| command.run(session).await)
+            }
+            Self::Member(member::Args { client, command }) => ask(client, only_reads, async |session| command.run(session).await),
+            Self::Service(service::Args { client, command }) => {
+                ask(client, only_reads, async |session| command.run(session).await)
+            }
+            Self::Mailbox(mailbox::Args { client, command }) => {
+                ask(client, only_reads, async |session| command.run(session).await)
+            }
+            Self::Import(import::Args { client, options }) => ask(client, only_reads, async |session| options.run(session).await),
+            Self::Login(login::Args { client, options }) => ask(client, only_reads, async |session| options.run(session).await),
+            Self::Events(events::Args { client, options }) => ask(client, only_reads, async |session| options.run(session).await),
+            Self::Watch(watch::Args { client, options }) => ask(client, only_reads, async |session| options.run(session).await),
         }
     }
 }
 
 /// Runs an operator's command: a client of the server that `client` names.
-fn ask(client: ClientArgs, command: impl AsyncFnOnce(&Session) -> Result<Exit, Failure>) -> ExitCode {
+fn ask(client: ClientArgs, only_reads: bool, command: impl AsyncFnOnce(&Session) -> Result<Exit, Failure>) -> ExitCode {
     let json = client.json;
     let outcome = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::from).and_then(|runtime| {
         let outcome = runtime.block_on(async { command(&client.connect()?).await });
@@ -146,5 +167,6 @@ fn ask(client: ClientArgs, command: impl AsyncFnOnce(&Session) -> Result<Exit, F
         runtime.shutdown_background();
         outcome
     });
+    let outcome = outcome.map_err(|failure| if only_reads { failure.of_read() } else { failure });
     outcome.unwrap_or_else(|failure| failure.report(json)).into()
 }

@@ -52,6 +52,10 @@ pub(super) enum OrganizationCommand {
 }
 
 impl OrganizationCommand {
+    pub(super) fn only_reads(&self) -> bool {
+        matches!(self, Self::Get { .. } | Self::List(_))
+    }
+
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         let mut directory = session.directory();
         match self {

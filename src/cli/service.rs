@@ -87,6 +87,10 @@ pub(super) enum ServiceCommand {
 }
 
 impl ServiceCommand {
+    pub(super) fn only_reads(&self) -> bool {
+        matches!(self, Self::Get { .. } | Self::List { .. } | Self::Rights { .. })
+    }
+
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         let mut directory = session.directory();
         match self {

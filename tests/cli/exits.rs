@@ -87,3 +87,19 @@ fn a_device_that_was_made_before_under_this_request_is_named() {
     assert_eq!(ran.code, 1);
     assert!(ran.err.contains("the-id"), "{ran:?}");
 }
+
+#[test]
+fn only_a_command_that_changes_something_warns_that_it_may_have_been_done() {
+    let server = Server::start();
+    for code in [Code::Unavailable, Code::DeadlineExceeded, Code::Cancelled, Code::Internal, Code::Unknown, Code::DataLoss] {
+        for method in ["GetMailbox", "ListMailboxes", "ListDevices", "SuspendMailbox"] {
+            server.refuse(method, Status::new(code, "no"));
+        }
+        for read in [&GET[..], &["mailbox", "list", "mail"], &["device", "list", "a@example.com"]] {
+            let ran = server.run(read);
+            assert!(ran.code == 3 && !ran.err.contains("change"), "{code:?}: {ran:?}");
+        }
+        let ran = server.run(&["mailbox", "suspend", "a@example.com"]);
+        assert!(ran.code == 3 && ran.err.contains("change") && ran.err.contains("before you repeat it"), "{code:?}: {ran:?}");
+    }
+}

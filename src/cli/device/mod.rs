@@ -169,6 +169,10 @@ impl WaitArgs {
 }
 
 impl DeviceCommand {
+    pub(in crate::cli) fn only_reads(&self) -> bool {
+        matches!(self, Self::List { .. } | Self::Show { .. } | Self::Permissions { .. })
+    }
+
     pub(in crate::cli) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         match self {
             Self::List { address, disconnected, list } => return self::list(session, address, disconnected, list).await,
