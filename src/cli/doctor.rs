@@ -8,7 +8,7 @@ use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus}
 use super::{Exit, client::ClientArgs, failure::message};
 use crate::serve::{StoreSettings, open_store_as_it_is};
 use crate::{
-    passwords::pepper::Pepper,
+    passwords::pepper::{Pepper, PepperError},
     store::{Finding, OpenError, Store},
 };
 
@@ -55,6 +55,11 @@ impl Args {
         let pepper = Pepper::load(&self.store.pepper_file());
         findings.push(match &pepper {
             Ok(pepper) => well("pepper", format!("{} key(s), mode 0600", pepper.keys().count())),
+            Err(PepperError::Missing(_)) if self.store.is_new() => unwell(
+                "pepper",
+                "not there yet".to_owned(),
+                "`latchkey serve` makes it. If that is not expected: is --data-dir right?",
+            ),
             Err(problem) => unwell("pepper", problem.to_string(), "See above; without it no password can be verified."),
         });
         let is_running = self.server(&mut findings).await;

@@ -148,6 +148,11 @@ impl StoreSettings {
         Some(PostgresSettings { url, ca: self.database_ca.clone(), connections: self.database_connections })
     }
 
+    /// Whether the data directory of an embedded database is not there yet; nothing was ever stored then.
+    pub fn is_new(&self) -> bool {
+        self.postgres().is_none() && !self.data_dir.exists()
+    }
+
     pub fn pepper_file(&self) -> PathBuf {
         self.pepper_file.clone().unwrap_or_else(|| self.data_dir.join("pepper"))
     }

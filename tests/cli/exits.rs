@@ -103,3 +103,13 @@ fn only_a_command_that_changes_something_warns_that_it_may_have_been_done() {
         assert!(ran.code == 3 && ran.err.contains("change") && ran.err.contains("before you repeat it"), "{code:?}: {ran:?}");
     }
 }
+
+#[test]
+fn doctor_says_of_a_directory_that_is_not_there_that_nothing_is_there_yet() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = folder.path().join("missing");
+    let ran = run(latchkey(&["doctor", "--data-dir", missing.to_str().unwrap()]), "");
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.out.contains("pepper: not there yet") && !ran.out.contains("made with it"), "{ran:?}");
+    assert!(!missing.exists(), "doctor makes nothing");
+}
