@@ -106,7 +106,18 @@ impl From<Status> for Failure {
                 Some(delay) => format!("{advice} Try again in {}.", config::human(delay)),
                 None => advice,
             });
-        failure.is_outcome_unknown = reason.is_empty() && failure.exit == Exit::NoAnswer;
+        // These reasons have an advice of their own, which says whether something was changed.
+        let says_so = matches!(
+            reason,
+            "OUTCOME_UNKNOWN"
+                | "STORE_UNAVAILABLE"
+                | "SERVER_DRAINING"
+                | "HASHING_OVERLOADED"
+                | "TOO_MANY_CHANGES"
+                | "CONFLICT"
+                | "STORE_CANNOT_WRITE"
+        );
+        failure.is_outcome_unknown = failure.exit == Exit::NoAnswer && !says_so;
         failure.details.insert("code".into(), code_name(status.code()).into());
         failure.details.insert("reason".into(), reason.into());
         if !fields.is_empty() {
