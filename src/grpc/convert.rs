@@ -313,11 +313,11 @@ pub(super) fn event(event: &Event) -> proto::Event {
         event_id: event.event_id.to_string(),
         time: Some(time(event.time)),
         r#type: event.kind as i32,
-        organization_id: String::new(),
-        mail_service_id: String::new(),
-        mailbox_id: event.mailbox_id.to_string(),
-        user_id: String::new(),
-        device_id: event.device_id.map_or_else(String::new, |id| id.to_string()),
+        organization_id: or_empty(event.organization_id.as_ref()),
+        mail_service_id: or_empty(event.mail_service_id.as_ref()),
+        mailbox_id: or_empty(event.mailbox_id.as_ref()),
+        user_id: or_empty(event.user.as_ref()),
+        device_id: or_empty(event.device_id.as_ref()),
         device_display_name: event.device_name.clone(),
         actor_user_id: event.actor.clone(),
         caller: event.caller.clone(),
@@ -326,6 +326,10 @@ pub(super) fn event(event: &Event) -> proto::Event {
         detail: event.detail.clone(),
         logins: event.logins.as_ref().map(logins),
     }
+}
+
+fn or_empty(id: Option<&impl ToString>) -> String {
+    id.map_or_else(String::new, ToString::to_string)
 }
 
 fn logins(logins: &Logins) -> proto::event::Logins {

@@ -20,8 +20,9 @@ use latchkey_core::model::{
     change::{Ended, Position, Revision, Scope},
     clock::Timestamp,
     device::Device,
+    directory::Mailbox,
     event::{Event, EventKind},
-    id::{DeviceId, EventId, MailboxId, RequestId},
+    id::{DeviceId, EventId, MailServiceId, MailboxId, OrganizationId, RequestId, UserId},
     verdict::Reason,
 };
 
@@ -47,22 +48,58 @@ impl<'a> Change<'a> {
         Self { who, time, events: vec![], ended: vec![] }
     }
 
-    /// Tells the audit trail.
+    /// Writes an event of a mailbox, and of one of its devices, to the audit trail.
     pub fn event(&mut self, kind: EventKind, mailbox_id: MailboxId, device: Option<&Device>, detail: impl Into<String>) {
-        self.events.push(Event {
-            event_id: EventId::new(self.time),
-            mailbox_id,
-            time: self.time,
-            kind,
+        let event = Event {
+            mailbox_id: Some(mailbox_id),
             device_id: device.map(|device| device.device_id),
             device_name: device.map_or_else(String::new, |device| device.name.as_str().to_owned()),
+            ..self.blank(kind, detail)
+        };
+        self.events.push(event);
+    }
+
+    /// Writes an event of a mailbox that will be gone when it is written.
+    pub fn event_of_deleted(&mut self, kind: EventKind, mailbox: &Mailbox, detail: impl Into<String>) {
+        let event = Event {
+            mailbox_id: Some(mailbox.mailbox_id),
+            mail_service_id: Some(mailbox.mail_service_id.clone()),
+            organization_id: Some(mailbox.organization_id.clone()),
+            ..self.blank(kind, detail)
+        };
+        self.events.push(event);
+    }
+
+    /// Writes an event of a mail service as a whole: a switch, or a person's right.
+    pub fn service_event(&mut self, kind: EventKind, service: &MailServiceId, user: Option<&UserId>, detail: impl Into<String>) {
+        let event = Event { mail_service_id: Some(service.clone()), user: user.cloned(), ..self.blank(kind, detail) };
+        self.events.push(event);
+    }
+
+    /// Writes an event of an organization's member.
+    pub fn member_event(&mut self, kind: EventKind, organization: &OrganizationId, user: &UserId, detail: impl Into<String>) {
+        let organization_id = Some(organization.clone());
+        self.events.push(Event { organization_id, user: Some(user.clone()), ..self.blank(kind, detail) });
+    }
+
+    fn blank(&self, kind: EventKind, detail: impl Into<String>) -> Event {
+        Event {
+            event_id: EventId::new(self.time),
+            mailbox_id: None,
+            mail_service_id: None,
+            organization_id: None,
+            user: None,
+            time: self.time,
+            kind,
+            device_id: None,
+            device_name: String::new(),
             actor: self.who.actor.as_ref().map_or_else(String::new, ToString::to_string),
             caller: self.who.caller.clone(),
             peer: self.who.peer.clone(),
             revision: Revision::default(),
             detail: detail.into(),
             logins: None,
-        });
+        }
     }
 
     /// Tells the change log that a password may not log in any more, and why.
@@ -83,6 +120,12 @@ impl<'a> Change<'a> {
 
     pub fn ended_devices(&self) -> usize {
         self.ended.len()
+    }
+
+    /// Writes the events alone, and commits: for a change that no cached answer depends on.
+    pub async fn commit_without_log(self, mut tx: Box<dyn Transaction>) -> Result<(), Refusal> {
+        tx.add_events(&self.events).await?;
+        Ok(tx.commit().await?)
     }
 
     /// Writes it all, under the request's id if it has one, and commits.

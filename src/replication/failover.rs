@@ -71,7 +71,10 @@ impl Feed {
             again.push(Ended { generation: device.generation, ..ended });
             events.push(Event {
                 event_id: EventId::new(now),
-                mailbox_id: device.mailbox_id,
+                mailbox_id: Some(device.mailbox_id),
+                mail_service_id: None,
+                organization_id: None,
+                user: None,
                 time: now,
                 kind: EventKind::DeviceDisconnected,
                 device_id: Some(device.device_id),

@@ -14,8 +14,8 @@ use latchkey_core::model::{
     clock::Timestamp,
     device::{Device, Generation, KeyId, PasswordHash, StoredPassword},
     directory::{MailService, Mailbox, Member, Organization, Right, Standing},
-    event::{Event, LoginCount},
-    id::{DeviceId, MailServiceId, MailboxId, NodeId, OrganizationId, RequestId, UserId},
+    event::{Event, EventScope, LoginCount, TimeRange},
+    id::{DeviceId, EventId, MailServiceId, MailboxId, NodeId, OrganizationId, RequestId, UserId},
     record::MailboxRead,
     session::{Closing, LiveSession, OpenSession, SessionKey},
 };
@@ -258,12 +258,15 @@ pub trait Transaction: Send {
     async fn append_change(&mut self, change: &NewChange) -> Result<Revision>;
     async fn commit(self: Box<Self>) -> Result<()>;
 
-    /// The audit trail of a mailbox, newest first: changes and login counts merged, after the (time, id) of `after`.
+    /// Writes events of what needs no row in the change log. Their revision is 0.
+    async fn add_events(&mut self, events: &[Event]) -> Result<()>;
+    /// The audit trail, newest first, after the (time, id) of `after`. Of a mailbox: changes and login counts merged.
     async fn events(
         &mut self,
-        mailbox: MailboxId,
+        scope: &EventScope,
+        range: TimeRange,
         device: Option<DeviceId>,
-        after: Option<(Timestamp, latchkey_core::model::id::EventId)>,
+        after: Option<(Timestamp, EventId)>,
         limit: usize,
     ) -> Result<Vec<Event>>;
     /// The log's head.

@@ -22,7 +22,7 @@ use latchkey_core::{
         clock::{SharedClock, Timestamp},
         device::{Device, Generation, KeyId, PasswordHash, StoredPassword},
         directory::{MailService, Mailbox, Member, Organization, Right, Standing},
-        event::{Event, LoginCount},
+        event::{Event, EventScope, LoginCount, TimeRange},
         id::{DeviceId, EventId, MailServiceId, MailboxId, NodeId, OrganizationId, RequestId, UserId},
         record::MailboxRead,
         session::{Closing, LiveSession, OpenSession, SessionKey},
@@ -201,6 +201,7 @@ observed_transaction! {
     insert_request(caller: &str, id: &RequestId, request: &Request) -> ();
     lock_log() -> ();
     append_change(change: &NewChange) -> Revision;
-    events(mailbox: MailboxId, device: Option<DeviceId>, after: Option<(Timestamp, EventId)>, limit: usize) -> Vec<Event>;
+    add_events(events: &[Event]) -> ();
+    events(scope: &EventScope, range: TimeRange, device: Option<DeviceId>, after: Option<(Timestamp, EventId)>, limit: usize) -> Vec<Event>;
     revision() -> Revision;
 }

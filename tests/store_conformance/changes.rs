@@ -7,6 +7,7 @@ use latchkey_core::{
     log::Head,
     model::{
         change::{Change, Ended, Revision, Scope, ServiceKey},
+        event::{EventScope, TimeRange},
         verdict::Reason,
     },
 };
@@ -154,6 +155,6 @@ async fn a_change_sets_its_revision_in_its_events_and_in_what_it_ended(store: Ar
     let devices = tx.devices(alice.mailbox_id, None, ALL, true).await.expect("read");
     let ends: Vec<_> = devices.iter().filter_map(|device| device.disconnection).map(|end| end.revision).collect();
     assert_eq!(ends, [Revision(1), revision]);
-    let events = tx.events(alice.mailbox_id, None, None, ALL).await.expect("read");
+    let events = tx.events(&EventScope::Mailbox(alice.mailbox_id), TimeRange::default(), None, None, ALL).await.expect("read");
     assert_eq!(events.iter().map(|event| event.revision).collect::<Vec<_>>(), [revision, revision]);
 }

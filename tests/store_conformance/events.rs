@@ -6,14 +6,17 @@ use latchkey::store::Store;
 use latchkey_core::model::{
     device::LastUse,
     directory::Mailbox,
-    event::{Event, EventKind, LoginCount, LoginKey},
+    event::{Event, EventKind, EventScope, LoginCount, LoginKey, TimeRange},
     protocol::Protocol,
     verdict::Reason,
 };
 
 use crate::{
     stores::rules,
-    world::{ALL, add, alice, at, change, device, device_id, event, mailbox, proof, read, write},
+    world::{
+        ALL, add, alice, at, change, device, device_id, event, event_id, mail_service, mailbox, organization, organization_id,
+        proof, read, service_id, user, write,
+    },
 };
 
 rules!(
@@ -24,6 +27,8 @@ rules!(
     the_last_use_is_the_last_login_that_was_allowed,
     a_devices_events_are_its_own,
     a_mailboxs_events_are_its_own,
+    events_are_listed_by_mail_service_and_organization,
+    events_are_listed_within_a_time_range,
 );
 
 /// An allowed login over IMAP.
@@ -56,7 +61,7 @@ async fn append(store: &Arc<dyn Store>, mailbox: &Mailbox, events: Vec<Event>) {
 }
 
 async fn trail(store: &Arc<dyn Store>, mailbox: &Mailbox) -> Vec<Event> {
-    read(store).await.events(mailbox.mailbox_id, None, None, ALL).await.expect("read")
+    read(store).await.events(&EventScope::Mailbox(mailbox.mailbox_id), TimeRange::default(), None, None, ALL).await.expect("read")
 }
 
 async fn an_event_is_read_as_it_was_written(store: Arc<dyn Store>) {
@@ -97,7 +102,11 @@ async fn events_and_logins_are_merged_newest_first_and_page_stably(store: Arc<dy
     let mut paged: Vec<Event> = Vec::new();
     loop {
         let after = paged.last().map(|event| (event.time, event.event_id));
-        let page = read(&store).await.events(alice.mailbox_id, None, after, 4).await.expect("read");
+        let page = read(&store)
+            .await
+            .events(&EventScope::Mailbox(alice.mailbox_id), TimeRange::default(), None, after, 4)
+            .await
+            .expect("read");
         if page.is_empty() {
             break;
         }
@@ -181,7 +190,11 @@ async fn a_devices_events_are_its_own(store: Arc<dyn Store>) {
     let of = |number, device| Event { device_id: device, ..event(number, &alice, at(1)) };
     append(&store, &alice, vec![of(1, Some(device_id(1))), of(2, Some(device_id(2))), of(3, None)]).await;
     store.add_logins(&[login(&alice, Some(1), 2), login(&alice, Some(2), 3), login(&alice, None, 4)]).await.expect("added");
-    let found = read(&store).await.events(alice.mailbox_id, Some(device_id(1)), None, ALL).await.expect("read");
+    let found = read(&store)
+        .await
+        .events(&EventScope::Mailbox(alice.mailbox_id), TimeRange::default(), Some(device_id(1)), None, ALL)
+        .await
+        .expect("read");
     let kinds: Vec<_> = found.iter().map(|event| (event.device_id, event.kind)).collect();
     assert_eq!(kinds, [(Some(device_id(1)), EventKind::Login), (Some(device_id(1)), EventKind::DeviceUpdated)]);
 }
@@ -192,4 +205,80 @@ async fn a_mailboxs_events_are_its_own(store: Arc<dyn Store>) {
     append(&store, &alice, vec![event(1, &alice, at(1)), event(2, &bob, at(1))]).await;
     store.add_logins(&[login(&bob, None, 1)]).await.expect("added");
     assert_eq!((trail(&store, &alice).await.len(), trail(&store, &bob).await.len()), (1, 2));
+}
+
+/// Of a mail service or an organization, all: `(scope, range)` is what is asked for.
+async fn numbers(store: &Arc<dyn Store>, scope: EventScope, range: TimeRange) -> Vec<u128> {
+    let found = read(store).await.events(&scope, range, None, None, ALL).await.expect("read");
+    found.into_iter().map(|event| event.event_id.0.as_u128()).collect()
+}
+
+async fn events_are_listed_by_mail_service_and_organization(store: Arc<dyn Store>) {
+    let alice = alice(&store).await;
+    let mut tx = write(&store).await;
+    tx.put_organization(&organization("other")).await.expect("an organization");
+    tx.put_mail_service(&mail_service("second", "acme")).await.expect("a mail service");
+    let of_none =
+        |number: u128| Event { mailbox_id: None, mail_service_id: None, organization_id: None, ..event(number, &alice, at(1)) };
+    let (first, acme) = (alice.mail_service_id.clone(), alice.organization_id.clone());
+    let kind = EventKind::MemberAdded;
+    tx.add_events(&[
+        // What is left out is filled in from the mailbox, and from the mail service.
+        Event { mailbox_id: Some(alice.mailbox_id), ..of_none(1) },
+        Event { mail_service_id: Some(first.clone()), kind: EventKind::GenericLoginSwitchedOff, ..of_none(2) },
+        Event {
+            mail_service_id: Some(service_id("second")),
+            kind: EventKind::RightGranted,
+            user: Some(user("u2")),
+            ..of_none(3)
+        },
+        Event { organization_id: Some(acme.clone()), kind, user: Some(user("u3")), ..of_none(4) },
+        Event { organization_id: Some(organization_id("other")), kind, ..of_none(5) },
+    ])
+    .await
+    .expect("written");
+    tx.commit().await.expect("committed");
+    store.add_logins(&[login(&alice, Some(1), 1)]).await.expect("added");
+
+    let all = TimeRange::default();
+    assert_eq!(numbers(&store, EventScope::Service(first.clone()), all).await, [2, 1]);
+    assert_eq!(numbers(&store, EventScope::Service(service_id("second")), all).await, [3]);
+    assert_eq!(numbers(&store, EventScope::Organization(acme.clone()), all).await, [4, 3, 2, 1]);
+    let mut tx = write(&store).await;
+    tx.delete_mailbox(alice.mailbox_id).await.expect("deleted");
+    tx.commit().await.expect("committed");
+    assert_eq!(numbers(&store, EventScope::Mailbox(alice.mailbox_id), all).await, [1], "its changes outlive it");
+    assert_eq!(numbers(&store, EventScope::Service(first), all).await, [2, 1]);
+    let found = read(&store).await.events(&EventScope::Organization(acme), all, None, None, ALL).await.expect("read");
+    let place = |event: &Event| (event.mailbox_id, event.mail_service_id.clone(), event.user.clone());
+    assert_eq!(place(&found[0]), (None, None, Some(user("u3"))));
+    assert_eq!(place(&found[1]), (None, Some(service_id("second")), Some(user("u2"))));
+    assert_eq!(place(&found[3]), (Some(alice.mailbox_id), Some(alice.mail_service_id), None));
+    assert_eq!(found[3].organization_id, Some(alice.organization_id));
+}
+
+async fn events_are_listed_within_a_time_range(store: Arc<dyn Store>) {
+    let alice = alice(&store).await;
+    append(&store, &alice, (1..=5).map(|number| event(number, &alice, at(i64::try_from(number).expect("small")))).collect())
+        .await;
+    let between = |start: Option<i64>, end: Option<i64>| TimeRange { start: start.map(at), end: end.map(at) };
+    let scopes = [
+        EventScope::Mailbox(alice.mailbox_id),
+        EventScope::Service(alice.mail_service_id.clone()),
+        EventScope::Organization(alice.organization_id.clone()),
+    ];
+    for scope in scopes {
+        assert_eq!(
+            numbers(&store, scope.clone(), between(Some(2), Some(4))).await,
+            [3, 2],
+            "{scope:?}: from the start, to before the end"
+        );
+        assert_eq!(numbers(&store, scope.clone(), between(Some(4), None)).await, [5, 4], "{scope:?}");
+        assert_eq!(numbers(&store, scope.clone(), between(None, Some(2))).await, [1], "{scope:?}");
+        // A page begins after the last one's end, wherever the range ends.
+        let mut tx = read(&store).await;
+        let after = Some((at(3), event_id(3)));
+        let page = tx.events(&scope, between(Some(2), Some(5)), None, after, 9).await.expect("read");
+        assert_eq!(page.iter().map(|event| event.event_id).collect::<Vec<_>>(), [event_id(2)], "{scope:?}");
+    }
 }

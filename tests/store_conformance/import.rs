@@ -6,7 +6,7 @@ use latchkey::store::{NewMailbox, Origin, Store, StoreError};
 use latchkey_core::model::{
     change::{Revision, Scope},
     device::{DeviceKind, KeyId, PasswordHash, Tag},
-    event::EventKind,
+    event::{EventKind, EventScope, TimeRange},
     id::DeviceId,
 };
 use uuid::Uuid;
@@ -62,7 +62,7 @@ async fn an_imported_mailbox_has_its_generic_password(store: Arc<dyn Store>) {
     let device = &tx.devices(with.mailbox_id, None, ALL, true).await.expect("listed")[0];
     assert_eq!((device.name.as_str(), device.create_time), (latchkey::store::GENERIC_NAME, NOW));
     assert_ne!(device.user, Some(user("u1")));
-    let events = tx.events(with.mailbox_id, None, None, ALL).await.expect("read");
+    let events = tx.events(&EventScope::Mailbox(with.mailbox_id), TimeRange::default(), None, None, ALL).await.expect("read");
     let [event] = &events[..] else { panic!("{events:?}") };
     assert_eq!((event.kind, event.time, event.revision, event.device_id), (EventKind::MailboxImported, NOW, Revision(1), None));
     assert_eq!((&*event.actor, &*event.caller, &*event.peer), ("u1", "operator", "192.0.2.9"));
@@ -81,7 +81,10 @@ async fn an_import_said_again_makes_nothing(store: Arc<dyn Store>) {
     let mailboxes = tx.mailboxes(&service_id("mail"), None, ALL).await.expect("listed");
     assert_eq!(mailboxes.len(), 11);
     assert!(mailboxes.iter().all(|mailbox| mailbox.mailbox_id.0.as_u128() < 100), "the first stay");
-    assert_eq!(tx.events(mailbox_id(10), None, None, ALL).await.expect("read").len(), 1);
+    assert_eq!(
+        tx.events(&EventScope::Mailbox(mailbox_id(10)), TimeRange::default(), None, None, ALL).await.expect("read").len(),
+        1
+    );
     assert_eq!(store.import(&[], &origin()).await.expect("imported"), Vec::<bool>::new());
 }
 

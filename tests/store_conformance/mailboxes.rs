@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use latchkey::store::{Store, StoreError};
-use latchkey_core::model::{directory::Mailbox, event::EventKind};
+use latchkey_core::model::{
+    directory::Mailbox,
+    event::{EventKind, EventScope, TimeRange},
+};
 
 use crate::{
     events::login,
@@ -134,9 +137,9 @@ async fn a_deleted_mailbox_leaves_its_events_alone(store: Arc<dyn Store>) {
     let record = store.read_mailbox(&alice.address).await.expect("read").mailbox.expect("it is there again");
     assert!(record.mailbox_id == again.mailbox_id && record.active.is_empty() && record.ended.is_empty());
     let mut tx = read(&store).await;
-    let events = tx.events(alice.mailbox_id, None, None, ALL).await.expect("read");
+    let events = tx.events(&EventScope::Mailbox(alice.mailbox_id), TimeRange::default(), None, None, ALL).await.expect("read");
     assert_eq!(events.iter().map(|event| event.kind).collect::<Vec<_>>(), [EventKind::DeviceUpdated], "the logins are gone");
-    assert_eq!(tx.events(again.mailbox_id, None, None, ALL).await.expect("read"), []);
+    assert_eq!(tx.events(&EventScope::Mailbox(again.mailbox_id), TimeRange::default(), None, None, ALL).await.expect("read"), []);
     assert_eq!(
         tx.device(alice.mailbox_id, latchkey_core::model::id::DeviceId(uuid::Uuid::from_u128(1))).await.expect("read"),
         None

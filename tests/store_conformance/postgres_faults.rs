@@ -12,12 +12,16 @@ use latchkey_core::{
     model::{
         change::{Position, Revision},
         device::KeyId,
+        event::LoginCount,
         id::NodeId,
+        protocol::Protocol,
+        verdict::Reason,
     },
 };
 use uuid::Uuid;
 
 use crate::{
+    events::login,
     support::{
         postgres::{Cluster, fresh_database},
         proxy::{self, Proxy},
@@ -162,4 +166,36 @@ async fn logins_that_take_all_connections_delay_no_renewal_of_a_lease() {
         store.leave(node(1).node_id).await
     };
     tokio::time::timeout(Duration::from_secs(2), feed).await.expect("nobody is in the way").expect("done");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_that_write_the_same_logins_do_not_wait_for_each_other_in_a_circle() {
+    let store: Arc<dyn Store> = store(&fresh_database().await.url, 12).await;
+    let alice = alice(&store).await;
+    // Rows that differ in any one column of their key, and two devices' last use among them.
+    let logins: Vec<LoginCount> = (0..64_u8)
+        .map(|number| {
+            let mut login = login(&alice, Some(u128::from(number & 1)), i64::from(number & 2) * 3_600);
+            login.key.client_ip = Some([192, 0, 2, number & 12].into());
+            login.key.protocol = if number & 16 == 0 { Protocol::Imap } else { Protocol::Smtp };
+            login.key.reason = if number & 32 == 0 { Reason::Ok } else { Reason::DeviceExpired };
+            login
+        })
+        .collect();
+    let writers = (0..8_usize).map(|writer| {
+        let (store, mut logins) = (Arc::clone(&store), logins.clone());
+        tokio::spawn(async move {
+            for round in 0..20 {
+                logins.rotate_left(7 * (writer + round) % 64);
+                if (writer + round) % 2 == 0 {
+                    logins.reverse();
+                }
+                store.add_logins(&logins[..40]).await?;
+            }
+            Ok::<_, StoreError>(())
+        })
+    });
+    for writer in writers.collect::<Vec<_>>() {
+        writer.await.expect("no panic").expect("never in a circle");
+    }
 }

@@ -7,6 +7,7 @@ use latchkey_core::model::{
     change::Revision,
     clock::Timestamp,
     device::{Device, KeyId},
+    event::{EventScope, TimeRange},
     id::RequestId,
 };
 
@@ -114,7 +115,7 @@ async fn old_requests_and_logins_are_forgotten(store: Arc<dyn Store>) {
     let mut tx = read(&store).await;
     assert_eq!(tx.request("manager", &request_id("old")).await.expect("read"), None);
     assert!(tx.request("manager", &request_id("new")).await.expect("read").is_some());
-    let events = tx.events(alice.mailbox_id, None, None, ALL).await.expect("read");
+    let events = tx.events(&EventScope::Mailbox(alice.mailbox_id), TimeRange::default(), None, None, ALL).await.expect("read");
     assert_eq!(events.iter().map(|event| event.time).collect::<Vec<_>>(), [NOW]);
 }
 

@@ -7,7 +7,7 @@ use latchkey_core::model::{
     change::{Change, Revision},
     device::Device,
     directory::Mailbox,
-    event::Event,
+    event::{Event, EventScope, TimeRange},
     id::RequestId,
     record::MailboxRead,
 };
@@ -66,7 +66,7 @@ impl Picture {
         let mailbox = tx.mailbox(&alice).await.expect("read");
         let id = mailbox.as_ref().expect("alice is there").mailbox_id;
         let devices = tx.devices(id, None, ALL, true).await.expect("read");
-        let events = tx.events(id, None, None, ALL).await.expect("read");
+        let events = tx.events(&EventScope::Mailbox(id), TimeRange::default(), None, None, ALL).await.expect("read");
         let request = tx.request("manager", &request_id()).await.expect("read");
         drop(tx);
         let changes = store.changes(Revision(0), Revision(u64::MAX >> 1), ALL).await.expect("read");

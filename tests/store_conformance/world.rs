@@ -139,7 +139,10 @@ pub fn change(mailbox: &Mailbox, ended: &[(DeviceId, u32)]) -> NewChange {
 pub fn event(number: u128, mailbox: &Mailbox, time: Timestamp) -> Event {
     Event {
         event_id: event_id(number),
-        mailbox_id: mailbox.mailbox_id,
+        mailbox_id: Some(mailbox.mailbox_id),
+        mail_service_id: Some(mailbox.mail_service_id.clone()),
+        organization_id: Some(mailbox.organization_id.clone()),
+        user: None,
         time,
         kind: EventKind::DeviceUpdated,
         device_id: None,

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::{
     change::Revision,
     clock::Timestamp,
-    id::{DeviceId, EventId, MailboxId},
+    id::{DeviceId, EventId, MailServiceId, MailboxId, OrganizationId, UserId},
     protocol::Protocol,
     verdict::Reason,
 };
@@ -28,10 +28,17 @@ pub enum EventKind {
     GenericLoginSwitchedOff = 12,
     GenericPasswordSet = 13,
     Login = 14,
+    MemberAdded = 15,
+    RoleChanged = 16,
+    MemberSuspended = 17,
+    MemberResumed = 18,
+    MemberRemoved = 19,
+    RightGranted = 20,
+    RightRevoked = 21,
 }
 
 impl EventKind {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 21] = [
         Self::MailboxCreated,
         Self::MailboxImported,
         Self::MailboxMoved,
@@ -46,6 +53,13 @@ impl EventKind {
         Self::GenericLoginSwitchedOff,
         Self::GenericPasswordSet,
         Self::Login,
+        Self::MemberAdded,
+        Self::RoleChanged,
+        Self::MemberSuspended,
+        Self::MemberResumed,
+        Self::MemberRemoved,
+        Self::RightGranted,
+        Self::RightRevoked,
     ];
 
     pub fn from_number(number: i64) -> Option<Self> {
@@ -57,7 +71,14 @@ impl EventKind {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Event {
     pub event_id: EventId,
-    pub mailbox_id: MailboxId,
+    /// `None`: the event concerns a mail service or an organization as a whole.
+    pub mailbox_id: Option<MailboxId>,
+    /// The mail service concerned. When an event is written, `None` stands for the mailbox's own.
+    pub mail_service_id: Option<MailServiceId>,
+    /// The organization concerned. When an event is written, `None` stands for the mail service's own.
+    pub organization_id: Option<OrganizationId>,
+    /// The person whose role, membership or right was changed.
+    pub user: Option<UserId>,
     /// Of logins: the first of them.
     pub time: Timestamp,
     pub kind: EventKind,
@@ -70,6 +91,26 @@ pub struct Event {
     pub revision: Revision,
     pub detail: String,
     pub logins: Option<Logins>,
+}
+
+/// Whose events are listed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum EventScope {
+    /// Of a mailbox, also a deleted one: changes and logins.
+    Mailbox(MailboxId),
+    /// Of a mail service: its rights and switches, and the changes of all its mailboxes. No logins.
+    Service(MailServiceId),
+    /// Of an organization: its members, and what concerns its mail services. No logins.
+    Organization(OrganizationId),
+}
+
+/// A part of the audit trail.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct TimeRange {
+    /// Events at or after this time. `None`: from the first one kept.
+    pub start: Option<Timestamp>,
+    /// Events before this time. `None`: up to now.
+    pub end: Option<Timestamp>,
 }
 
 /// The logins of one hour with one device, protocol, address and outcome.

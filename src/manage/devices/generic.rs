@@ -17,7 +17,7 @@ use latchkey_core::model::{
     change::{Scope, ServiceKey},
     device::DeviceKind,
     event::EventKind,
-    id::{MailServiceId, MailboxId},
+    id::MailServiceId,
     verdict::Reason,
 };
 
@@ -62,7 +62,7 @@ impl Devices {
                 GenericPlace::Service(id) => {
                     authorize::mail_service(&mut *tx, who, id).await?;
                     tx.set_generic_login(id, enabled).await?;
-                    change.event(kind, MailboxId(uuid::Uuid::nil()), None, format!("on mail service {id}"));
+                    change.service_event(kind, id, None, "");
                     Scope::Service(ServiceKey::of(id))
                 }
             };

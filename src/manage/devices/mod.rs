@@ -35,7 +35,7 @@ use latchkey_core::model::{
     clock::{SharedClock, Timestamp},
     device::{Device, DeviceKind},
     directory::Mailbox,
-    event::Event,
+    event::{Event, EventScope, TimeRange},
     id::{DeviceId, EventId, MailboxId},
     session::OpenSession,
 };
@@ -150,7 +150,7 @@ impl Devices {
     ) -> Result<Vec<Event>, Refusal> {
         let mut tx = self.store.begin("list_events", Mode::Read).await?;
         let mailbox = authorize::mailbox(&mut *tx, who, address, Lock::No).await?;
-        Ok(tx.events(mailbox.mailbox_id, device_id, after, limit).await?)
+        Ok(tx.events(&EventScope::Mailbox(mailbox.mailbox_id), TimeRange::default(), device_id, after, limit).await?)
     }
 
     /// What this actor may do here. Lack of rights is an answer.

@@ -153,7 +153,7 @@ impl Directory {
             }
             let mut change = Change::new(who, self.clock.wall());
             devices.iter().for_each(|device| change.end(device, Reason::MailboxDeleted));
-            change.event(EventKind::MailboxDeleted, mailbox.mailbox_id, None, address.as_str());
+            change.event_of_deleted(EventKind::MailboxDeleted, &mailbox, address.as_str());
             let ended = change.ended_devices();
             Ok(Some((change.commit(tx, Scope::Mailboxes(vec![address.key()]), None, None).await?, ended)))
         })

@@ -15,7 +15,8 @@ use latchkey_core::model::{
     address::{Address, MailboxKey},
     caller::Requester,
     change::Scope,
-    directory::{Member, Right},
+    directory::{Member, Right, Standing},
+    event::EventKind,
     id::{MailServiceId, OrganizationId, UserId},
 };
 
@@ -44,6 +45,7 @@ impl Directory {
                 concerned =
                     self.disconnect_where_access_is_lost(&mut change, &mut *tx, &member.user, &member.organization_id).await?;
             }
+            note_member(&mut change, before, member);
             if before.suspended != after.suspended {
                 // A device that becomes theirs meanwhile is either seen here, or its own change comes after ours.
                 tx.lock_log().await?;
@@ -95,6 +97,7 @@ impl Directory {
             tx.delete_rights(organization, user).await?;
             let mut change = Change::new(who, self.clock.wall());
             let place = UserPlace::Organization(organization.clone());
+            change.member_event(EventKind::MemberRemoved, organization, user, "");
             let scope = change.disconnect_user(&mut *tx, user, &place, &format!("{user} left the organization")).await?;
             commit_if_any(change, tx, scope).await
         })
@@ -106,8 +109,13 @@ impl Directory {
         retried(|| async move {
             let mut tx = self.store.begin("put_right", Mode::Write).await?;
             self.administered_service(&mut *tx, who, &right.mail_service_id).await?;
+            let is_new = tx.right(&right.mail_service_id, &right.user).await?.is_none();
             tx.put_right(right).await?;
-            Ok(tx.commit().await?)
+            let mut change = Change::new(who, self.clock.wall());
+            if is_new {
+                change.service_event(EventKind::RightGranted, &right.mail_service_id, Some(&right.user), "");
+            }
+            change.commit_without_log(tx).await
         })
         .await
     }
@@ -139,8 +147,9 @@ impl Directory {
                 return Err(Refusal::NotFound(Thing::Right));
             }
             let mut change = Change::new(who, self.clock.wall());
+            change.service_event(EventKind::RightRevoked, &right.mail_service_id, Some(&right.user), "");
             if tx.standing(&right.user, &organization, Some(&right.mail_service_id)).await?.manages() {
-                tx.commit().await?;
+                change.commit_without_log(tx).await?;
                 return Ok(None);
             }
             let place = UserPlace::Service(right.mail_service_id.clone());
@@ -199,11 +208,28 @@ impl Directory {
 /// Commits with a row in the change log if any mailbox is concerned, else without.
 async fn commit_if_any(change: Change<'_>, tx: Box<dyn Transaction>, scope: Scope) -> Result<Option<(Awaited, usize)>, Refusal> {
     if scope == Scope::Mailboxes(vec![]) {
-        tx.commit().await?;
+        change.commit_without_log(tx).await?;
         return Ok(None);
     }
     let count = change.ended_devices();
     Ok(Some((change.commit(tx, scope, None, None).await?, count)))
+}
+
+/// The audit trail's entries of a member that is put: what is other than before.
+fn note_member(change: &mut Change<'_>, before: Standing, member: &Member) {
+    let Member { organization_id, user, .. } = member;
+    match before.role {
+        None => change.member_event(EventKind::MemberAdded, organization_id, user, format!("as {:?}", member.role)),
+        Some(role) if role != member.role => {
+            let detail = format!("from {role:?} to {:?}", member.role);
+            change.member_event(EventKind::RoleChanged, organization_id, user, detail);
+        }
+        Some(_) => (),
+    }
+    if before.suspended != member.suspended {
+        let kind = if member.suspended { EventKind::MemberSuspended } else { EventKind::MemberResumed };
+        change.member_event(kind, organization_id, user, "");
+    }
 }
 
 async fn mailboxes_of(tx: &mut dyn Transaction, user: &UserId, place: &UserPlace) -> Result<Vec<Address>, Refusal> {

@@ -21,8 +21,10 @@ const DEVICES: &str = "/* import */ INSERT INTO device \
     SELECT id, 1, mailbox, $4, 3, 0, '', $5, 0, hash, 0 FROM unnest($1::BYTEA[], $2::BYTEA[], $3::TEXT[]) AS new (id, mailbox, hash)";
 
 const EVENTS: &str = "/* import */ INSERT INTO event \
-    (event_id, mailbox_id, time, kind, device_id, device_name, actor, caller, peer, revision, detail) \
-    SELECT id, mailbox, $3, $4, NULL, '', $5, $6, $7, $8, '' FROM unnest($1::BYTEA[], $2::BYTEA[]) AS new (id, mailbox)";
+    (event_id, mailbox_id, time, kind, device_id, device_name, actor, caller, peer, revision, detail, mail_service_id, organization_id) \
+    SELECT id, mailbox, $3, $4, NULL, '', $5, $6, $7, $8, '', mail_service_id, organization_id \
+    FROM unnest($1::BYTEA[], $2::BYTEA[]) AS new (id, mailbox) \
+    JOIN mailbox ON mailbox_id = mailbox JOIN mail_service USING (mail_service_id)";
 
 pub(super) async fn import(mut session: PostgresSession, mailboxes: &[NewMailbox], origin: &Origin) -> Result<Vec<bool>> {
     let made = insert_mailboxes(&mut session, mailboxes, origin).await?;

@@ -36,8 +36,9 @@ mod embedded {
     refinery::embed_migrations!("src/store/postgres/migrations");
 }
 
-/// One replica at a time brings the schema up to date: an arbitrary number, the same in every version.
-const MIGRATION_LOCK: &str = "SELECT pg_advisory_lock(7305808869231650145)";
+/// One replica at a time brings the schema up to date: an arbitrary number, the same in every version. A migration may take
+/// longer than a statement otherwise may.
+const PREPARE_MIGRATION: &str = "SELECT pg_advisory_lock(7305808869231650145); SET statement_timeout = 0";
 
 /// How to reach the database.
 #[derive(Clone)]
@@ -61,7 +62,7 @@ impl PostgresStore {
     pub async fn open(settings: &PostgresSettings) -> Result<Self, OpenError> {
         let connections = connection::connections(settings)?;
         let mut client = connections.shared.get().await.map_err(|error| errors::open(&error))?;
-        client.batch_execute(MIGRATION_LOCK).await.map_err(|error| OpenError::Migration(errors::words(&error)))?;
+        client.batch_execute(PREPARE_MIGRATION).await.map_err(|error| OpenError::Migration(errors::words(&error)))?;
         let migrated = migrate(&mut client).await;
         // The connection goes, and the lock with it, whatever became of the migration.
         drop(deadpool_postgres::Object::take(client));
@@ -145,11 +146,8 @@ impl Store for PostgresStore {
     }
 
     async fn add_logins(&self, logins: &[LoginCount]) -> Result<()> {
-        // In one order, so that two replicas that write the same rows don't lock each other out.
-        let mut logins = logins.to_vec();
-        logins.sort_by_key(|login| (login.key.mailbox_id, login.key.device_id, login.key.reason as u8, login.key.protocol as u8));
         let mut session = self.session(Mode::Write).await?;
-        events::add_logins(&mut session, &logins).await?;
+        events::add_logins(&mut session, logins).await?;
         session.commit().await
     }
 

@@ -8,19 +8,24 @@ use crate::{random, store::Result};
 use latchkey_core::model::{
     change::Revision,
     clock::Timestamp,
-    event::{Event, EventKind, LoginCount, Logins},
-    id::{DeviceId, EventId, MailboxId},
+    event::{Event, EventKind, EventScope, LoginCount, Logins, TimeRange},
+    id::{DeviceId, EventId, MailServiceId, MailboxId, OrganizationId, UserId},
     protocol::Protocol,
     verdict::Reason,
 };
 
+/// An event without a mailbox has an empty id: the column is part of the key.
 pub(super) async fn insert_event(s: &mut dyn Session, event: &Event, revision: Revision) -> Result<()> {
     let sql = "/* insert_event */ INSERT INTO event \
-               (event_id, mailbox_id, time, kind, device_id, device_name, actor, caller, peer, revision, detail) \
-               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+               (event_id, mailbox_id, time, kind, device_id, device_name, actor, caller, peer, revision, detail, user_id, \
+               mail_service_id, organization_id) \
+               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, \
+               COALESCE($13, (SELECT mail_service_id FROM mailbox WHERE mailbox_id = $2)), \
+               COALESCE($14, (SELECT organization_id FROM mail_service WHERE mail_service_id = \
+               COALESCE($13, (SELECT mail_service_id FROM mailbox WHERE mailbox_id = $2)))))";
     let parameters = [
         event.event_id.into(),
-        event.mailbox_id.into(),
+        event.mailbox_id.map_or(Value::Bytes(vec![]), Value::from),
         event.time.into(),
         (event.kind as i64).into(),
         event.device_id.into(),
@@ -30,51 +35,97 @@ pub(super) async fn insert_event(s: &mut dyn Session, event: &Event, revision: R
         event.peer.as_str().into(),
         revision.into(),
         event.detail.as_str().into(),
+        event.user.as_ref().map(|id| id.as_str().to_owned()).into(),
+        event.mail_service_id.as_ref().map(|id| id.as_str().to_owned()).into(),
+        event.organization_id.as_ref().map(|id| id.as_str().to_owned()).into(),
     ];
     s.execute(sql, &parameters).await?;
     Ok(())
 }
 
+pub(super) async fn add_events(s: &mut dyn Session, events: &[Event]) -> Result<()> {
+    for event in events {
+        insert_event(s, event, Revision::default()).await?;
+    }
+    Ok(())
+}
+
+/// Changes and logins in one order, by a time that never changes: of logins, the first one's. The NULLs have types for
+/// PostgreSQL's sake.
+const OF_MAILBOX: &str = "/* events */ SELECT * FROM ( \
+    SELECT event_id, mailbox_id, time, kind, device_id, device_name, actor, caller, peer, revision, detail, \
+    user_id, mail_service_id, organization_id, \
+    CAST(NULL AS BIGINT) AS reason, CAST(NULL AS BIGINT) AS protocol, CAST(NULL AS TEXT) AS client_ip, \
+    CAST(NULL AS TEXT) AS frontend, CAST(NULL AS BIGINT) AS count, CAST(NULL AS BIGINT) AS last_time \
+    FROM event WHERE mailbox_id = $1 AND time >= $7 AND time <= $2 \
+    UNION ALL \
+    SELECT event_id, mailbox_id, first_time, 14, device_id, '', '', '', '', 0, '', NULL, NULL, NULL, \
+    reason, protocol, last_client_ip, frontend, count, last_time \
+    FROM login_history WHERE mailbox_id = $1 AND first_time >= $7 AND first_time <= $2 \
+    ) AS both_kinds \
+    WHERE (time < $2 OR (time = $2 AND event_id < $3)) AND ($4 = FALSE OR device_id = $5) \
+    ORDER BY time DESC, event_id DESC LIMIT $6";
+
+/// Changes alone, by the index of `$column` and time.
+macro_rules! changes_of {
+    ($column:literal) => {
+        concat!(
+            "/* events */ SELECT event_id, mailbox_id, time, kind, device_id, device_name, actor, caller, peer, revision, \
+             detail, user_id, mail_service_id, organization_id FROM event WHERE ",
+            $column,
+            " = $1 AND time >= $7 AND time <= $2 AND (time < $2 OR (time = $2 AND event_id < $3)) \
+             AND ($4 = FALSE OR device_id = $5) ORDER BY time DESC, event_id DESC LIMIT $6"
+        )
+    };
+}
+
 pub(super) async fn events(
     s: &mut dyn Session,
-    mailbox: MailboxId,
+    scope: &EventScope,
+    range: TimeRange,
     device: Option<DeviceId>,
     after: Option<(Timestamp, EventId)>,
     limit: usize,
 ) -> Result<Vec<Event>> {
-    // Changes and logins in one order, by a time that never changes: of logins, the first one's. The NULLs have types for PostgreSQL's sake.
-    let sql = "/* events */ SELECT * FROM ( \
-               SELECT event_id, mailbox_id, time, kind, device_id, device_name, actor, caller, peer, revision, detail, \
-               CAST(NULL AS BIGINT) AS reason, CAST(NULL AS BIGINT) AS protocol, CAST(NULL AS TEXT) AS client_ip, \
-               CAST(NULL AS TEXT) AS frontend, CAST(NULL AS BIGINT) AS count, CAST(NULL AS BIGINT) AS last_time \
-               FROM event WHERE mailbox_id = $1 \
-               UNION ALL \
-               SELECT event_id, mailbox_id, first_time, 14, device_id, '', '', '', '', 0, '', \
-               reason, protocol, last_client_ip, frontend, count, last_time \
-               FROM login_history WHERE mailbox_id = $1 \
-               ) AS both_kinds \
-               WHERE (time < $2 OR (time = $2 AND event_id < $3)) AND ($4 = FALSE OR device_id = $5) \
-               ORDER BY time DESC, event_id DESC LIMIT $6";
-    let (time, id) = match after {
-        Some((time, id)) => (Value::from(time), Value::from(id)),
-        None => (Value::Int(i64::MAX), Value::Bytes(vec![])),
+    let (sql, whose): (&'static str, Value) = match scope {
+        EventScope::Mailbox(id) => (OF_MAILBOX, (*id).into()),
+        EventScope::Service(id) => (changes_of!("mail_service_id"), id.as_str().into()),
+        EventScope::Organization(id) => (changes_of!("organization_id"), id.as_str().into()),
     };
+    // No id is before the empty one: the end of a range is not part of it.
+    let end = (Value::Int(range.end.map_or(i64::MAX, |end| end.0)), Value::Bytes(vec![]));
+    let (time, id) = match after {
+        Some((time, id)) if range.end.is_none_or(|end| time < end) => (Value::from(time), Value::from(id)),
+        _ => end,
+    };
+    let start = Value::Int(range.start.map_or(i64::MIN, |start| start.0));
     let only = device.map_or(Value::Bytes(vec![]), Value::from);
-    let parameters = [mailbox.into(), time, id, device.is_some().into(), only, size(limit)];
+    let parameters = [whose, time, id, device.is_some().into(), only, size(limit), start];
     s.query(sql, &parameters).await?.into_iter().map(to_event).collect()
 }
 
 pub(in crate::store) async fn add_logins(s: &mut dyn Session, logins: &[LoginCount]) -> Result<()> {
-    for login in logins {
+    // All histories, then all usages, each in the order of its key: replicas that write the same rows then never wait for
+    // each other in a circle.
+    let mut logins: Vec<&LoginCount> = logins.iter().collect();
+    logins.sort_by_key(|LoginCount { key, .. }| {
+        (key.mailbox_id, key.device_id, key.reason as u8, key.protocol as u8, key.client_ip, key.hour)
+    });
+    for login in &logins {
         add_to_history(s, login).await?;
-        if let (Some(device_id), Reason::Ok) = (login.key.device_id, login.key.reason) {
-            let sql = "/* add_logins */ INSERT INTO device_usage (device_id, time, client_ip, protocol) VALUES ($1, $2, $3, $4) \
-                       ON CONFLICT (device_id) DO UPDATE SET time = excluded.time, client_ip = excluded.client_ip, \
-                       protocol = excluded.protocol WHERE device_usage.time <= excluded.time";
-            let from = super::columns::ip(login.last_client_ip);
-            let parameters = [device_id.into(), login.last_time.into(), from, (login.key.protocol as i64).into()];
-            s.execute(sql, &parameters).await?;
-        }
+    }
+    let mut used: Vec<_> = logins.into_iter().filter(|login| login.key.reason == Reason::Ok).collect();
+    used.sort_by_key(|login| login.key.device_id);
+    for login in used {
+        let Some(device_id) = login.key.device_id else {
+            continue;
+        };
+        let sql = "/* add_logins */ INSERT INTO device_usage (device_id, time, client_ip, protocol) VALUES ($1, $2, $3, $4) \
+                   ON CONFLICT (device_id) DO UPDATE SET time = excluded.time, client_ip = excluded.client_ip, \
+                   protocol = excluded.protocol WHERE device_usage.time <= excluded.time";
+        let from = super::columns::ip(login.last_client_ip);
+        let parameters = [device_id.into(), login.last_time.into(), from, (login.key.protocol as i64).into()];
+        s.execute(sql, &parameters).await?;
     }
     Ok(())
 }
@@ -115,7 +166,7 @@ fn to_event(row: Row) -> Result<Event> {
     let mut columns = Columns::of(row);
     let mut event = Event {
         event_id: EventId(columns.uuid()?),
-        mailbox_id: MailboxId(columns.uuid()?),
+        mailbox_id: columns.optional_uuid()?.map(MailboxId),
         time: columns.time()?,
         kind: columns.known(EventKind::from_number)?,
         device_id: columns.optional_uuid()?.map(DeviceId),
@@ -125,6 +176,9 @@ fn to_event(row: Row) -> Result<Event> {
         peer: columns.text()?,
         revision: columns.revision()?,
         detail: columns.text()?,
+        user: columns.optional_text()?.map(UserId::from_store),
+        mail_service_id: columns.optional_text()?.map(MailServiceId::from_store),
+        organization_id: columns.optional_text()?.map(OrganizationId::from_store),
         logins: None,
     };
     if event.kind == EventKind::Login {

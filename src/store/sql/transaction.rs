@@ -10,7 +10,7 @@ use latchkey_core::model::{
     clock::Timestamp,
     device::{Device, StoredPassword},
     directory::{MailService, Mailbox, Member, Organization, Right, Standing},
-    event::Event,
+    event::{Event, EventScope, TimeRange},
     id::{DeviceId, EventId, MailServiceId, MailboxId, OrganizationId, RequestId, UserId},
     session::OpenSession,
 };
@@ -118,6 +118,7 @@ delegated! {
     changes::insert_request(caller: &str, id: &RequestId, request: &Request) -> ();
     changes::lock_log() -> ();
     changes::append_change(change: &NewChange) -> Revision;
-    events::events(mailbox: MailboxId, device: Option<DeviceId>, after: Option<(Timestamp, EventId)>, limit: usize) -> Vec<Event>;
+    events::add_events(events: &[Event]) -> ();
+    events::events(scope: &EventScope, range: TimeRange, device: Option<DeviceId>, after: Option<(Timestamp, EventId)>, limit: usize) -> Vec<Event>;
     changes::revision() -> Revision;
 }

@@ -199,7 +199,11 @@ fn query(connection: &Connection, sql: &'static str, parameters: &[Value]) -> ru
 
 /// To SQLite `$2` is a name, numbered by where it first appears; so parameters are bound by name.
 fn bind(statement: &mut Statement<'_>, parameters: &[Value]) -> rusqlite::Result<()> {
-    const NAMES: [&str; 13] = ["$1", "$2", "$3", "$4", "$5", "$6", "$7", "$8", "$9", "$10", "$11", "$12", "$13"];
+    const NAMES: [&str; 16] =
+        ["$1", "$2", "$3", "$4", "$5", "$6", "$7", "$8", "$9", "$10", "$11", "$12", "$13", "$14", "$15", "$16"];
+    if parameters.len() > NAMES.len() {
+        return Err(rusqlite::Error::InvalidParameterCount(parameters.len(), NAMES.len()));
+    }
     for (name, parameter) in NAMES.iter().zip(parameters) {
         if let Some(index) = statement.parameter_index(name)? {
             statement.raw_bind_parameter(index, parameter)?;

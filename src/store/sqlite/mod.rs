@@ -28,7 +28,7 @@ use latchkey_core::model::{
     device::{Device, DeviceKind, DeviceName, Generation, KeyId, Limits, PasswordHash, StoredPassword, Tag},
     directory::Mailbox,
     event::{Event, EventKind, LoginCount},
-    id::{DeviceId, EventId, MailboxId, NodeId, OrganizationId},
+    id::{DeviceId, EventId, NodeId, OrganizationId},
     record::MailboxRead,
     session::{Closing, LiveSession, SessionKey},
 };
@@ -349,7 +349,10 @@ async fn import_one(tx: &mut SqlTransaction<SqliteSession>, new: &NewMailbox, or
 fn imported_event(new: &NewMailbox, origin: &Origin) -> Event {
     Event {
         event_id: EventId::new(origin.time),
-        mailbox_id: MailboxId(new.mailbox_id.0),
+        mailbox_id: Some(new.mailbox_id),
+        mail_service_id: Some(new.mail_service_id.clone()),
+        organization_id: None,
+        user: None,
         time: origin.time,
         kind: EventKind::MailboxImported,
         device_id: None,
