@@ -1,6 +1,6 @@
 //! Logins as a mail server asks for them.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use latchkey::proto::{self, Decision, Protocol, Reason, authenticate_stream_response::Outcome};
 use tokio_stream::StreamExt;
@@ -202,7 +202,7 @@ async fn guesses_are_throttled_and_proven_passwords_are_not(store: StoreKind) {
         guesses.spawn(async move { logins.authenticate(attempt(ADDRESS, &format!("guess number {guess}"))).await });
     }
     guesses.join_all().await;
-    let began = Instant::now();
+    let began = tokio::time::Instant::now();
     let throttled = world.logins.authenticate(attempt(ADDRESS, "marble-kettle-orbit-83")).await.expect_err("no answer");
     assert_eq!(
         (throttled.code(), reason_of(&throttled).as_str()),

@@ -47,7 +47,7 @@ async fn it_ends_with_a_sentence_when_its_server_stops_and_does_not_hold_the_ser
     while !server.log().contains("latchkey watch") {
         tokio::task::yield_now().await;
     }
-    let began = std::time::Instant::now();
+    let began = tokio::time::Instant::now();
     server.signal(rustix::process::Signal::TERM);
     server.wait();
     assert!(began.elapsed() < std::time::Duration::from_secs(10), "the server waited {:?} for the command", began.elapsed());
