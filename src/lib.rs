@@ -5,6 +5,7 @@ pub mod clock;
 pub mod config;
 pub mod grpc;
 pub mod hashing;
+pub mod http;
 pub mod lifecycle;
 pub mod login;
 pub mod login_log;
