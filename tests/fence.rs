@@ -134,7 +134,7 @@ held_store! {
         device_id: DeviceId, generation: Generation, before: Option<&PasswordHash>, after: &StoredPassword, change: &NewChange
     ) -> Option<Revision>;
     add_logins(logins: &[LoginCount]) -> ();
-    begin(name: &'static str, mode: Mode) -> Box<dyn Transaction>;
+    begin(name: &'static str, mode: Mode) -> Transaction;
     import(mailboxes: &[NewMailbox], origin: &Origin) -> Vec<bool>;
     join(node: &Node) -> ();
     leave(node_id: NodeId) -> ();

@@ -20,7 +20,7 @@ pub enum Lock {
 }
 
 /// The mailbox, if the requester may manage it.
-pub async fn mailbox(tx: &mut dyn Transaction, who: &Requester, address: &Address, lock: Lock) -> Result<Mailbox, Refusal> {
+pub async fn mailbox(tx: &mut Transaction, who: &Requester, address: &Address, lock: Lock) -> Result<Mailbox, Refusal> {
     let found = match lock {
         Lock::No => tx.mailbox(address).await?,
         Lock::Yes => tx.lock_mailbox(address).await?,
@@ -33,7 +33,7 @@ pub async fn mailbox(tx: &mut dyn Transaction, who: &Requester, address: &Addres
 }
 
 /// The mail service, if the requester may manage it.
-pub async fn mail_service(tx: &mut dyn Transaction, who: &Requester, id: &MailServiceId) -> Result<MailService, Refusal> {
+pub async fn mail_service(tx: &mut Transaction, who: &Requester, id: &MailServiceId) -> Result<MailService, Refusal> {
     let Some(service) = tx.mail_service(id).await? else {
         return Err(missing(who, Thing::MailService));
     };
@@ -42,7 +42,7 @@ pub async fn mail_service(tx: &mut dyn Transaction, who: &Requester, id: &MailSe
 }
 
 /// The organization, if the requester may act for the whole of it.
-pub async fn organization(tx: &mut dyn Transaction, who: &Requester, id: &OrganizationId) -> Result<Organization, Refusal> {
+pub async fn organization(tx: &mut Transaction, who: &Requester, id: &OrganizationId) -> Result<Organization, Refusal> {
     let Some(organization) = tx.organization(id).await? else {
         return Err(missing(who, Thing::Organization));
     };
@@ -51,7 +51,7 @@ pub async fn organization(tx: &mut dyn Transaction, who: &Requester, id: &Organi
 }
 
 /// Refuses an actor who may not act for the whole organization.
-pub async fn administers(tx: &mut dyn Transaction, who: &Requester, id: &OrganizationId) -> Result<(), Refusal> {
+pub async fn administers(tx: &mut Transaction, who: &Requester, id: &OrganizationId) -> Result<(), Refusal> {
     let Some(actor) = &who.actor else {
         return Ok(());
     };
@@ -69,7 +69,7 @@ pub fn missing(who: &Requester, thing: Thing) -> Refusal {
 }
 
 async fn manages(
-    tx: &mut dyn Transaction,
+    tx: &mut Transaction,
     who: &Requester,
     organization: &OrganizationId,
     service: &MailServiceId,

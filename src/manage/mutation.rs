@@ -108,7 +108,7 @@ impl<'a> Change<'a> {
     }
 
     /// Disconnects active devices: their passwords end, and the trail says why.
-    pub async fn disconnect(&mut self, tx: &mut dyn Transaction, devices: &[Device], why: &str) -> Result<(), Refusal> {
+    pub async fn disconnect(&mut self, tx: &mut Transaction, devices: &[Device], why: &str) -> Result<(), Refusal> {
         for device in devices {
             if tx.disconnect_device(device.device_id, self.time).await? {
                 self.end(device, Reason::DeviceDisconnected);
@@ -123,7 +123,7 @@ impl<'a> Change<'a> {
     }
 
     /// Writes the events alone, and commits: for a change that no cached answer depends on.
-    pub async fn commit_without_log(self, mut tx: Box<dyn Transaction>) -> Result<(), Refusal> {
+    pub async fn commit_without_log(self, mut tx: Transaction) -> Result<(), Refusal> {
         tx.add_events(&self.events).await?;
         Ok(tx.commit().await?)
     }
@@ -131,7 +131,7 @@ impl<'a> Change<'a> {
     /// Writes it all, under the request's id if it has one, and commits.
     pub async fn commit(
         self,
-        mut tx: Box<dyn Transaction>,
+        mut tx: Transaction,
         scope: Scope,
         request: Option<&RequestKey>,
         device_id: Option<DeviceId>,
@@ -170,7 +170,7 @@ impl RequestKey {
     }
 
     /// What the call did when it was said before.
-    pub async fn done_before(this: Option<&Self>, tx: &mut dyn Transaction, who: &Requester) -> Result<Option<Request>, Refusal> {
+    pub async fn done_before(this: Option<&Self>, tx: &mut Transaction, who: &Requester) -> Result<Option<Request>, Refusal> {
         let Some(key) = this else {
             return Ok(None);
         };

@@ -8,16 +8,17 @@ pub mod postgres;
 pub mod sql;
 pub mod sqlite;
 
+pub use self::sql::Transaction;
+
 use latchkey_core::model::{
     address::{Address, MailboxKey},
     change::{Change, Ended, Position, Revision, Scope},
     clock::Timestamp,
-    device::{Device, Generation, KeyId, PasswordHash, StoredPassword},
-    directory::{MailService, Mailbox, Member, Organization, Right, Standing},
-    event::{Event, EventScope, LoginCount, TimeRange},
-    id::{DeviceId, EventId, MailServiceId, MailboxId, NodeId, OrganizationId, RequestId, UserId},
+    device::{Generation, KeyId, PasswordHash, StoredPassword},
+    event::{Event, LoginCount},
+    id::{DeviceId, MailServiceId, MailboxId, NodeId, OrganizationId},
     record::MailboxRead,
-    session::{Closing, LiveSession, OpenSession, SessionKey},
+    session::{Closing, LiveSession, SessionKey},
 };
 use latchkey_core::{confirmation::Node, log::Head};
 
@@ -97,8 +98,8 @@ pub trait Store: Send + Sync + 'static {
 
     // The use cases: each one transaction.
 
-    /// Starts one. `name` names it in metrics and, as a comment, in its statements.
-    async fn begin(&self, name: &'static str, mode: Mode) -> Result<Box<dyn Transaction>>;
+    /// Starts one. `name` names it in metrics and traces.
+    async fn begin(&self, name: &'static str, mode: Mode) -> Result<Transaction>;
     /// Makes mailboxes with their generic passwords, in one transaction with one row in the change log. Skips addresses that are there. Answers, for
     /// each, whether it was made.
     async fn import(&self, mailboxes: &[NewMailbox], origin: &Origin) -> Result<Vec<bool>>;
@@ -160,117 +161,6 @@ pub trait Store: Send + Sync + 'static {
 pub enum Mode {
     Read,
     Write,
-}
-
-/// One transaction. Dropped before its commit, it leaves nothing. After an error it can only be dropped. Lists are in the order of their key, after `after`.
-#[async_trait]
-pub trait Transaction: Send {
-    // Directory.
-    async fn organization(&mut self, id: &OrganizationId) -> Result<Option<Organization>>;
-    async fn organizations(&mut self, after: Option<&OrganizationId>, limit: usize) -> Result<Vec<Organization>>;
-    /// Makes or replaces; keeps the first create time.
-    async fn put_organization(&mut self, organization: &Organization) -> Result<()>;
-    /// Until the transaction ends nobody else locks it.
-    async fn lock_organization(&mut self, id: &OrganizationId) -> Result<()>;
-    /// Its members go with it.
-    async fn delete_organization(&mut self, id: &OrganizationId) -> Result<bool>;
-
-    async fn member(&mut self, organization: &OrganizationId, user: &UserId) -> Result<Option<Member>>;
-    async fn members(&mut self, organization: &OrganizationId, after: Option<&UserId>, limit: usize) -> Result<Vec<Member>>;
-    async fn put_member(&mut self, member: &Member) -> Result<()>;
-    async fn delete_member(&mut self, organization: &OrganizationId, user: &UserId) -> Result<bool>;
-
-    async fn mail_service(&mut self, id: &MailServiceId) -> Result<Option<MailService>>;
-    async fn mail_services(
-        &mut self,
-        organization: &OrganizationId,
-        after: Option<&MailServiceId>,
-        limit: usize,
-    ) -> Result<Vec<MailService>>;
-    /// Makes or replaces, the organization too; keeps the first create time and `generic_login`.
-    async fn put_mail_service(&mut self, service: &MailService) -> Result<()>;
-    async fn set_generic_login(&mut self, id: &MailServiceId, enabled: bool) -> Result<()>;
-    /// Its rights go with it.
-    async fn delete_mail_service(&mut self, id: &MailServiceId) -> Result<bool>;
-
-    async fn right(&mut self, service: &MailServiceId, user: &UserId) -> Result<Option<Right>>;
-    async fn rights(&mut self, service: &MailServiceId, after: Option<&UserId>, limit: usize) -> Result<Vec<Right>>;
-    async fn put_right(&mut self, right: &Right) -> Result<()>;
-    async fn delete_right(&mut self, right: &Right) -> Result<bool>;
-    /// Takes all of a person's rights on the mail services of an organization.
-    async fn delete_rights(&mut self, organization: &OrganizationId, user: &UserId) -> Result<u64>;
-    /// What a person is to an organization, and to one of its mail services if one is named.
-    async fn standing(
-        &mut self,
-        user: &UserId,
-        organization: &OrganizationId,
-        service: Option<&MailServiceId>,
-    ) -> Result<Standing>;
-
-    async fn mailbox(&mut self, address: &Address) -> Result<Option<Mailbox>>;
-    async fn mailboxes(&mut self, service: &MailServiceId, after: Option<&Address>, limit: usize) -> Result<Vec<Mailbox>>;
-    /// As `mailbox`; and until the transaction ends nobody else locks it. Counts its `device_version` up (the answer holds the new one).
-    async fn lock_mailbox(&mut self, address: &Address) -> Result<Option<Mailbox>>;
-    /// Conflict if the address is taken.
-    async fn insert_mailbox(&mut self, mailbox: &Mailbox) -> Result<()>;
-    /// Writes its mail service, `suspended` and `generic_login`.
-    async fn update_mailbox(&mut self, mailbox: &Mailbox) -> Result<()>;
-    /// Its devices and login history go with it; its events stay.
-    async fn delete_mailbox(&mut self, id: MailboxId) -> Result<bool>;
-
-    // Devices. Of one that has had several passwords, the last generation is meant.
-    async fn device(&mut self, mailbox: MailboxId, device: DeviceId) -> Result<Option<Device>>;
-    /// In the order of their ids: oldest first.
-    async fn devices(
-        &mut self,
-        mailbox: MailboxId,
-        after: Option<DeviceId>,
-        limit: usize,
-        disconnected_too: bool,
-    ) -> Result<Vec<Device>>;
-    async fn count_active_devices(&mut self, mailbox: MailboxId) -> Result<usize>;
-    async fn insert_device(&mut self, device: &Device, password: &StoredPassword) -> Result<()>;
-    /// Writes its name, user and limits.
-    async fn update_device(&mut self, device: &Device) -> Result<()>;
-    /// Ends the current password as changed, at `now`, and puts `device` (its next generation and kind) with `password` in its place. Conflict if it has none:
-    /// it was disconnected.
-    async fn replace_password(&mut self, device: &Device, password: &StoredPassword, now: Timestamp) -> Result<()>;
-    /// Ends a device's password as disconnected. Whether it was active.
-    async fn disconnect_device(&mut self, device: DeviceId, now: Timestamp) -> Result<bool>;
-    /// Ends a device's password as disconnected if it is of that generation or an older one: one that a lost history had ended. The device, if it was.
-    async fn end_again(&mut self, ended: Ended, now: Timestamp) -> Result<Option<Device>>;
-    /// The active devices of a person on one mailbox, on one mail service, or on all mail services of an organization; with the
-    /// mailboxes' addresses.
-    async fn devices_of_user(&mut self, user: &UserId, place: &UserPlace) -> Result<Vec<(Address, Device)>>;
-    /// The open sessions of a mailbox, the newest first.
-    async fn live_sessions(&mut self, mailbox: MailboxId, limit: usize) -> Result<Vec<OpenSession>>;
-
-    // What every change ends with.
-
-    /// An earlier call under the same id by the same caller.
-    async fn request(&mut self, caller: &str, id: &RequestId) -> Result<Option<Request>>;
-    /// Conflict if it is there.
-    async fn insert_request(&mut self, caller: &str, id: &RequestId, request: &Request) -> Result<()>;
-    /// Nobody else takes a revision until the transaction ends. What others have written before is seen from here on.
-    async fn lock_log(&mut self) -> Result<()>;
-    /// The last statement before the commit, since it takes the next revision: writes the change, its events (their `revision` is set), and the revision into the
-    /// disconnected devices it `ended`.
-    async fn append_change(&mut self, change: &NewChange) -> Result<Revision>;
-    async fn commit(self: Box<Self>) -> Result<()>;
-
-    /// Writes events of what needs no row in the change log. Their revision is 0.
-    async fn add_events(&mut self, events: &[Event]) -> Result<()>;
-    /// The audit trail, newest first, after the (time, id) of `after`. Of a mailbox: changes and login counts merged.
-    async fn events(
-        &mut self,
-        scope: &EventScope,
-        range: TimeRange,
-        device: Option<DeviceId>,
-        after: Option<(Timestamp, EventId)>,
-        limit: usize,
-    ) -> Result<Vec<Event>>;
-    /// The log's head.
-    async fn revision(&mut self) -> Result<Revision>;
 }
 
 /// A change to write: a row in the log, and its events.

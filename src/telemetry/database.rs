@@ -1,4 +1,5 @@
-//! Watches the store: a span and a duration for each of its operations, by OpenTelemetry's semantic conventions for database calls. Never a
+//! Watches the store: a span and a duration for each of its operations and
+//! each statement of a transaction, by OpenTelemetry's semantic conventions for database calls. Never a
 //! statement, never a parameter.
 
 use std::sync::Arc;
@@ -11,21 +12,21 @@ use opentelemetry::{
 };
 
 use crate::store::{
-    Finding, Hint, Mode, NewChange, NewMailbox, Origin, Request, Result, Retention, Store, Transaction, UserPlace,
+    Finding, Hint, Mode, NewChange, NewMailbox, Origin, Result, Retention, Store, Transaction,
+    sql::{self, Row, Session, Value},
 };
 use latchkey_core::{
     confirmation::Node,
     log::Head,
     model::{
         address::Address,
-        change::{Change, Ended, Position, Revision},
-        clock::{SharedClock, Timestamp},
-        device::{Device, Generation, KeyId, PasswordHash, StoredPassword},
-        directory::{MailService, Mailbox, Member, Organization, Right, Standing},
-        event::{Event, EventScope, LoginCount, TimeRange},
-        id::{DeviceId, EventId, MailServiceId, MailboxId, NodeId, OrganizationId, RequestId, UserId},
+        change::{Change, Position, Revision},
+        clock::SharedClock,
+        device::{Generation, KeyId, PasswordHash, StoredPassword},
+        event::LoginCount,
+        id::{DeviceId, NodeId},
         record::MailboxRead,
-        session::{Closing, LiveSession, OpenSession, SessionKey},
+        session::{Closing, LiveSession, SessionKey},
     },
 };
 
@@ -48,12 +49,6 @@ impl ObservedStore {
         let observer = Observer { system: store.system(), durations, clock };
         Self { store, logins, observer }
     }
-}
-
-struct ObservedTransaction {
-    transaction: Box<dyn Transaction>,
-    name: &'static str,
-    observer: Observer,
 }
 
 #[derive(Clone)]
@@ -95,9 +90,9 @@ macro_rules! observed_store {
                 self.observer.watch(stringify!($method).to_owned(), self.store.$method($($name),*)).await
             })*
 
-            async fn begin(&self, name: &'static str, mode: Mode) -> Result<Box<dyn Transaction>> {
+            async fn begin(&self, name: &'static str, mode: Mode) -> Result<Transaction> {
                 let transaction = self.observer.watch(format!("{name}.begin"), self.store.begin(name, mode)).await?;
-                Ok(Box::new(ObservedTransaction { transaction, name, observer: self.observer.clone() }))
+                Ok(transaction.through(|session| ObservedSession { session, name, observer: self.observer.clone() }))
             }
 
             async fn add_logins(&self, logins: &[LoginCount]) -> Result<()> {
@@ -143,65 +138,30 @@ observed_store! {
     examine() -> Vec<Finding>;
 }
 
-macro_rules! observed_transaction {
-    ($($method:ident($($name:ident: $argument:ty),*) -> $answer:ty;)*) => {
-        #[async_trait]
-        impl Transaction for ObservedTransaction {
-            $(async fn $method(&mut self, $($name: $argument),*) -> Result<$answer> {
-                let operation = format!("{}.{}", self.name, stringify!($method));
-                self.observer.watch(operation, self.transaction.$method($($name),*)).await
-            })*
-
-            async fn commit(self: Box<Self>) -> Result<()> {
-                let Self { transaction, name, observer } = *self;
-                observer.watch(format!("{name}.commit"), transaction.commit()).await
-            }
-        }
-    };
+/// One transaction's session: what passes there is named by the transaction and by the method that it serves.
+struct ObservedSession {
+    session: Box<dyn Session>,
+    name: &'static str,
+    observer: Observer,
 }
 
-observed_transaction! {
-    organization(id: &OrganizationId) -> Option<Organization>;
-    organizations(after: Option<&OrganizationId>, limit: usize) -> Vec<Organization>;
-    put_organization(organization: &Organization) -> ();
-    delete_organization(id: &OrganizationId) -> bool;
-    member(organization: &OrganizationId, user: &UserId) -> Option<Member>;
-    members(organization: &OrganizationId, after: Option<&UserId>, limit: usize) -> Vec<Member>;
-    put_member(member: &Member) -> ();
-    delete_member(organization: &OrganizationId, user: &UserId) -> bool;
-    mail_service(id: &MailServiceId) -> Option<MailService>;
-    mail_services(organization: &OrganizationId, after: Option<&MailServiceId>, limit: usize) -> Vec<MailService>;
-    put_mail_service(service: &MailService) -> ();
-    set_generic_login(id: &MailServiceId, enabled: bool) -> ();
-    lock_organization(id: &OrganizationId) -> ();
-    delete_mail_service(id: &MailServiceId) -> bool;
-    right(service: &MailServiceId, user: &UserId) -> Option<Right>;
-    rights(service: &MailServiceId, after: Option<&UserId>, limit: usize) -> Vec<Right>;
-    put_right(right: &Right) -> ();
-    delete_right(right: &Right) -> bool;
-    delete_rights(organization: &OrganizationId, user: &UserId) -> u64;
-    standing(user: &UserId, organization: &OrganizationId, service: Option<&MailServiceId>) -> Standing;
-    mailbox(address: &Address) -> Option<Mailbox>;
-    mailboxes(service: &MailServiceId, after: Option<&Address>, limit: usize) -> Vec<Mailbox>;
-    lock_mailbox(address: &Address) -> Option<Mailbox>;
-    insert_mailbox(mailbox: &Mailbox) -> ();
-    update_mailbox(mailbox: &Mailbox) -> ();
-    delete_mailbox(id: MailboxId) -> bool;
-    device(mailbox: MailboxId, device: DeviceId) -> Option<Device>;
-    devices(mailbox: MailboxId, after: Option<DeviceId>, limit: usize, disconnected_too: bool) -> Vec<Device>;
-    count_active_devices(mailbox: MailboxId) -> usize;
-    insert_device(device: &Device, password: &StoredPassword) -> ();
-    update_device(device: &Device) -> ();
-    replace_password(device: &Device, password: &StoredPassword, now: Timestamp) -> ();
-    disconnect_device(device: DeviceId, now: Timestamp) -> bool;
-    end_again(ended: Ended, now: Timestamp) -> Option<Device>;
-    live_sessions(mailbox: MailboxId, limit: usize) -> Vec<OpenSession>;
-    devices_of_user(user: &UserId, place: &UserPlace) -> Vec<(Address, Device)>;
-    request(caller: &str, id: &RequestId) -> Option<Request>;
-    insert_request(caller: &str, id: &RequestId, request: &Request) -> ();
-    lock_log() -> ();
-    append_change(change: &NewChange) -> Revision;
-    add_events(events: &[Event]) -> ();
-    events(scope: &EventScope, range: TimeRange, device: Option<DeviceId>, after: Option<(Timestamp, EventId)>, limit: usize) -> Vec<Event>;
-    revision() -> Revision;
+#[async_trait]
+impl Session for ObservedSession {
+    async fn query(&mut self, sql: &'static str, parameters: &[Value]) -> Result<Vec<Row>> {
+        let operation = format!("{}.{}", self.name, sql::method(sql));
+        self.observer.watch(operation, self.session.query(sql, parameters)).await
+    }
+
+    async fn execute(&mut self, sql: &'static str, parameters: &[Value]) -> Result<u64> {
+        let operation = format!("{}.{}", self.name, sql::method(sql));
+        self.observer.watch(operation, self.session.execute(sql, parameters)).await
+    }
+
+    fn has_change(&mut self) {
+        self.session.has_change();
+    }
+
+    async fn commit(&mut self) -> Result<()> {
+        self.observer.watch(format!("{}.commit", self.name), self.session.commit()).await
+    }
 }

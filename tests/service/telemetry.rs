@@ -1,6 +1,9 @@
 //! OpenTelemetry, received by a real OTLP receiver over gRPC.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use latchkey::proto::Reason;
 use opentelemetry_proto::tonic::{
@@ -108,8 +111,10 @@ async fn spans_and_metrics_go_to_who_receives_them(store: StoreKind) {
     let answer = world.logins.authenticate(request).await.expect("answered").into_inner();
     assert_eq!(answer.reason(), Reason::Ok);
 
-    let wanted = async |name: &str, spans: &mut mpsc::UnboundedReceiver<Span>| loop {
+    let mut names = HashSet::new();
+    let mut wanted = async |name: &str, spans: &mut mpsc::UnboundedReceiver<Span>| loop {
         let span = spans.recv().await.expect("the receiver runs");
+        names.insert(span.name.clone());
         if span.name == name
             && span.trace_id
                 == (0..16).map(|i| u8::from_str_radix(&trace[2 * i..2 * i + 2], 16).expect("hex")).collect::<Vec<_>>()
@@ -123,6 +128,10 @@ async fn spans_and_metrics_go_to_who_receives_them(store: StoreKind) {
     let call = call.await.expect("the call's span");
     assert_eq!((call.kind(), read.kind()), (SpanKind::Server, SpanKind::Client));
     assert_eq!(read.parent_span_id, call.span_id);
+    // A transaction's statements are seen one by one, under its name.
+    for name in ["create_device.begin", "create_device.lock_mailbox", "create_device.insert_device", "create_device.commit"] {
+        assert!(names.contains(name), "{name} is not among {names:?}");
+    }
     let text = format!("{call:?}{read:?}");
     assert!(text.contains("rpc.response.status_code") && text.contains("db.system.name"), "{text}");
     assert!(!text.contains(ADDRESS) && !text.contains(&password), "no address and no password: {text}");

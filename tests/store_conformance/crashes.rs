@@ -64,7 +64,7 @@ async fn dies_where_it_is_told_to() {
     let point: usize = point.parse().expect("a number");
     let store = Place::from_word(&word).open().await;
     let mut tx = write(&store).await;
-    run(&mut *tx, point.min(STATEMENTS)).await;
+    run(&mut tx, point.min(STATEMENTS)).await;
     let _open = if point > STATEMENTS {
         tx.commit().await.expect("committed");
         None

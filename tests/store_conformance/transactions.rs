@@ -29,7 +29,7 @@ async fn a_dropped_transaction_leaves_nothing_whichever_statement_it_stopped_aft
     let before = Picture::of(&store).await;
     for statements in 0..=STATEMENTS {
         let mut tx = write(&store).await;
-        run(&mut *tx, statements).await;
+        run(&mut tx, statements).await;
         drop(tx);
         assert_eq!(Picture::of(&store).await, before, "after {statements} statements");
     }
@@ -38,7 +38,7 @@ async fn a_dropped_transaction_leaves_nothing_whichever_statement_it_stopped_aft
 async fn a_committed_transaction_is_there_as_a_whole(store: Arc<dyn Store>) {
     prepare(&store).await;
     let mut tx = write(&store).await;
-    run(&mut *tx, STATEMENTS).await;
+    run(&mut tx, STATEMENTS).await;
     tx.commit().await.expect("committed");
     Picture::of(&store).await.is_whole();
 }
@@ -47,7 +47,7 @@ async fn after_an_error_a_transaction_refuses_to_commit(store: Arc<dyn Store>) {
     prepare(&store).await;
     let before = Picture::of(&store).await;
     let mut tx = write(&store).await;
-    run(&mut *tx, STATEMENTS).await;
+    run(&mut tx, STATEMENTS).await;
     let taken = mailbox(2, "alice@example.com", "nowhere");
     tx.insert_mailbox(&taken).await.expect_err("there is no such mail service, and the address is taken");
     tx.commit().await.expect_err("it has failed");
@@ -60,7 +60,7 @@ async fn a_reading_transaction_sees_one_moment(store: Arc<dyn Store>) {
     let mut tx = read(&store).await;
     let seen = tx.mailbox(&alice).await.expect("read").expect("alice is there");
     let mut meanwhile = write(&store).await;
-    run(&mut *meanwhile, STATEMENTS).await;
+    run(&mut meanwhile, STATEMENTS).await;
     meanwhile.commit().await.expect("committed");
     // What a list shows is what its etag stands for.
     assert_eq!(tx.count_active_devices(seen.mailbox_id).await.expect("read"), 2);

@@ -25,7 +25,7 @@ pub async fn prepare(store: &Arc<dyn Store>) {
 }
 
 /// The first so many statements: disconnects one device, changes another's password, adds a third, suspends the mailbox, and writes it down.
-pub async fn run(tx: &mut dyn Transaction, statements: usize) {
+pub async fn run(tx: &mut Transaction, statements: usize) {
     let alice = crate::world::mailbox(1, "alice@example.com", "mail");
     for statement in 1..=statements {
         match statement {

@@ -66,11 +66,11 @@ pub async fn alice(store: &Arc<dyn Store>) -> Mailbox {
     alice
 }
 
-pub async fn write(store: &Arc<dyn Store>) -> Box<dyn Transaction> {
+pub async fn write(store: &Arc<dyn Store>) -> Transaction {
     store.begin("rule", Mode::Write).await.expect("a transaction")
 }
 
-pub async fn read(store: &Arc<dyn Store>) -> Box<dyn Transaction> {
+pub async fn read(store: &Arc<dyn Store>) -> Transaction {
     store.begin("rule", Mode::Read).await.expect("a transaction")
 }
 

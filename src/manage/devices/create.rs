@@ -70,8 +70,8 @@ impl Devices {
         request: Option<&RequestKey>,
     ) -> Result<Created, Refusal> {
         let mut tx = self.store.begin("create_device.check", Mode::Read).await?;
-        let before = authorize::mailbox(&mut *tx, who, address, Lock::No).await?;
-        if let Some(done) = RequestKey::done_before(request, &mut *tx, who).await? {
+        let before = authorize::mailbox(&mut tx, who, address, Lock::No).await?;
+        if let Some(done) = RequestKey::done_before(request, &mut tx, who).await? {
             return Err(Refusal::RequestAlreadyDone(done.device_id));
         }
         self.room_for_one(tx.count_active_devices(before.mailbox_id).await?)?;
@@ -81,7 +81,7 @@ impl Devices {
         let password = self.new_password(&before, new.password.as_ref()).await?;
 
         let mut tx = self.store.begin("create_device", Mode::Write).await?;
-        let mailbox = unchanged_mailbox(&mut *tx, who, &before).await?;
+        let mailbox = unchanged_mailbox(&mut tx, who, &before).await?;
         self.room_for_one(tx.count_active_devices(mailbox.mailbox_id).await?)?;
         let device = Device {
             device_id: DeviceId::new(now),

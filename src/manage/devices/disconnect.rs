@@ -51,20 +51,20 @@ impl Devices {
     ) -> Result<Revocation, Refusal> {
         let revision = retried(|| async move {
             let mut tx = self.store.begin("disconnect_device", Mode::Write).await?;
-            let mailbox = authorize::mailbox(&mut *tx, who, address, Lock::Yes).await?;
-            if let Some(done) = RequestKey::done_before(request, &mut *tx, who).await? {
+            let mailbox = authorize::mailbox(&mut tx, who, address, Lock::Yes).await?;
+            if let Some(done) = RequestKey::done_before(request, &mut tx, who).await? {
                 drop(tx);
                 make_durable(&*self.store).await?;
                 return Ok(done.revision.into());
             }
-            let device = self.find(&mut *tx, &mailbox, device_id).await?;
+            let device = self.find(&mut tx, &mailbox, device_id).await?;
             if let Some(before) = device.disconnection {
                 drop(tx);
                 make_durable(&*self.store).await?;
                 return Ok(before.revision.into());
             }
             let mut change = Change::new(who, self.clock.wall());
-            change.disconnect(&mut *tx, &[device], "").await?;
+            change.disconnect(&mut tx, &[device], "").await?;
             change.commit(tx, Scope::Mailboxes(vec![address.key()]), request, Some(device_id)).await
         })
         .await?;
@@ -75,7 +75,7 @@ impl Devices {
     /// What DisconnectAllDevices would disconnect.
     pub async fn what_would_go(&self, who: &Requester, address: &Address, etag: Option<Etag>) -> Result<WhatWouldGo, Refusal> {
         let mut tx = self.store.begin("disconnect_all_devices.validate", Mode::Read).await?;
-        let mailbox = authorize::mailbox(&mut *tx, who, address, Lock::No).await?;
+        let mailbox = authorize::mailbox(&mut tx, who, address, Lock::No).await?;
         if etag.is_some_and(|etag| etag != Etag::of(&mailbox)) {
             return Err(Refusal::EtagMismatch);
         }
@@ -94,8 +94,8 @@ impl Devices {
     ) -> Result<(WhatWouldGo, Revocation), Refusal> {
         let (gone, revision, count) = retried(|| async move {
             let mut tx = self.store.begin("disconnect_all_devices", Mode::Write).await?;
-            let mailbox = authorize::mailbox(&mut *tx, who, address, Lock::Yes).await?;
-            if let Some(done) = RequestKey::done_before(request, &mut *tx, who).await? {
+            let mailbox = authorize::mailbox(&mut tx, who, address, Lock::Yes).await?;
+            if let Some(done) = RequestKey::done_before(request, &mut tx, who).await? {
                 drop(tx);
                 make_durable(&*self.store).await?;
                 return Ok((WhatWouldGo { mailbox, devices: vec![] }, Awaited::from(done.revision), done.count as usize));
@@ -107,7 +107,7 @@ impl Devices {
             }
             let devices = tx.devices(mailbox.mailbox_id, None, ALL, false).await?;
             let mut change = Change::new(who, self.clock.wall());
-            change.disconnect(&mut *tx, &devices, "all devices of the mailbox").await?;
+            change.disconnect(&mut tx, &devices, "all devices of the mailbox").await?;
             let count = change.ended_devices();
             let revision = change.commit(tx, Scope::Mailboxes(vec![address.key()]), request, None).await?;
             Ok((WhatWouldGo { mailbox, devices }, revision, count))
@@ -129,19 +129,19 @@ impl Devices {
             let mut tx = self.store.begin("disconnect_user_devices", Mode::Write).await?;
             let at = match place {
                 UserDevicesPlace::Mailbox(address) => {
-                    UserPlace::Mailbox(authorize::mailbox(&mut *tx, who, address, Lock::No).await?.mailbox_id)
+                    UserPlace::Mailbox(authorize::mailbox(&mut tx, who, address, Lock::No).await?.mailbox_id)
                 }
                 UserDevicesPlace::Service(id) => {
-                    UserPlace::Service(authorize::mail_service(&mut *tx, who, id).await?.mail_service_id)
+                    UserPlace::Service(authorize::mail_service(&mut tx, who, id).await?.mail_service_id)
                 }
             };
-            if let Some(done) = RequestKey::done_before(request, &mut *tx, who).await? {
+            if let Some(done) = RequestKey::done_before(request, &mut tx, who).await? {
                 drop(tx);
                 make_durable(&*self.store).await?;
                 return Ok((Awaited::from(done.revision), done.count as usize));
             }
             let mut change = Change::new(who, self.clock.wall());
-            let scope = change.disconnect_user(&mut *tx, user, &at, &format!("all devices of {user}")).await?;
+            let scope = change.disconnect_user(&mut tx, user, &at, &format!("all devices of {user}")).await?;
             let count = change.ended_devices();
             if count == 0 && request.is_none() {
                 // An earlier call may have done it, and not be effective yet: what is confirmed is all up to now.
@@ -161,7 +161,7 @@ impl Change<'_> {
     /// Disconnects a person's devices in a place, and answers which mailboxes that concerns.
     pub async fn disconnect_user(
         &mut self,
-        tx: &mut dyn crate::store::Transaction,
+        tx: &mut crate::store::Transaction,
         user: &UserId,
         place: &UserPlace,
         why: &str,

@@ -46,7 +46,7 @@ impl Devices {
             let kind = if enabled { EventKind::GenericLoginSwitchedOn } else { EventKind::GenericLoginSwitchedOff };
             let scope = match place {
                 GenericPlace::Mailbox(address) => {
-                    let mut mailbox = authorize::mailbox(&mut *tx, who, address, Lock::Yes).await?;
+                    let mut mailbox = authorize::mailbox(&mut tx, who, address, Lock::Yes).await?;
                     mailbox.generic_login = enabled;
                     tx.update_mailbox(&mailbox).await?;
                     if !enabled {
@@ -60,13 +60,13 @@ impl Devices {
                     Scope::Mailboxes(vec![address.key()])
                 }
                 GenericPlace::Service(id) => {
-                    authorize::mail_service(&mut *tx, who, id).await?;
+                    authorize::mail_service(&mut tx, who, id).await?;
                     tx.set_generic_login(id, enabled).await?;
                     change.service_event(kind, id, None, "");
                     Scope::Service(ServiceKey::of(id))
                 }
             };
-            if let Some(done) = RequestKey::done_before(request, &mut *tx, who).await? {
+            if let Some(done) = RequestKey::done_before(request, &mut tx, who).await? {
                 drop(tx);
                 make_durable(&*self.store).await?;
                 return Ok(done.revision.into());

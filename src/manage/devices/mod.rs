@@ -118,7 +118,7 @@ impl Devices {
         disconnected_too: bool,
     ) -> Result<DeviceList, Refusal> {
         let mut tx = self.store.begin("list_devices", Mode::Read).await?;
-        let mailbox = authorize::mailbox(&mut *tx, who, address, Lock::No).await?;
+        let mailbox = authorize::mailbox(&mut tx, who, address, Lock::No).await?;
         let devices = tx.devices(mailbox.mailbox_id, after, limit, disconnected_too).await?;
         let sessions = tx.live_sessions(mailbox.mailbox_id, MAX_SESSIONS).await?;
         let etag = Etag::of(&mailbox);
@@ -133,8 +133,8 @@ impl Devices {
         device_id: DeviceId,
     ) -> Result<(Mailbox, Device, Vec<OpenSession>), Refusal> {
         let mut tx = self.store.begin("get_device", Mode::Read).await?;
-        let mailbox = authorize::mailbox(&mut *tx, who, address, Lock::No).await?;
-        let device = self.find(&mut *tx, &mailbox, device_id).await?;
+        let mailbox = authorize::mailbox(&mut tx, who, address, Lock::No).await?;
+        let device = self.find(&mut tx, &mailbox, device_id).await?;
         let sessions = tx.live_sessions(mailbox.mailbox_id, MAX_SESSIONS).await?;
         Ok((mailbox, device, sessions))
     }
@@ -149,7 +149,7 @@ impl Devices {
         limit: usize,
     ) -> Result<Vec<Event>, Refusal> {
         let mut tx = self.store.begin("list_events", Mode::Read).await?;
-        let mailbox = authorize::mailbox(&mut *tx, who, address, Lock::No).await?;
+        let mailbox = authorize::mailbox(&mut tx, who, address, Lock::No).await?;
         Ok(tx.events(&EventScope::Mailbox(mailbox.mailbox_id), TimeRange::default(), device_id, after, limit).await?)
     }
 
@@ -161,7 +161,7 @@ impl Devices {
         device_id: Option<DeviceId>,
     ) -> Result<Permissions, Refusal> {
         let mut tx = self.store.begin("test_permissions", Mode::Read).await?;
-        let mailbox = match authorize::mailbox(&mut *tx, who, address, Lock::No).await {
+        let mailbox = match authorize::mailbox(&mut tx, who, address, Lock::No).await {
             Ok(mailbox) => mailbox,
             Err(Refusal::ActorNotPermitted | Refusal::NotFound(_)) => return Ok(Permissions { manage: false, device: None }),
             Err(refusal) => return Err(refusal),
@@ -191,7 +191,7 @@ impl Devices {
         confirmed(&self.feed, id, 0, wait).await
     }
 
-    async fn find(&self, tx: &mut dyn Transaction, mailbox: &Mailbox, device_id: DeviceId) -> Result<Device, Refusal> {
+    async fn find(&self, tx: &mut Transaction, mailbox: &Mailbox, device_id: DeviceId) -> Result<Device, Refusal> {
         tx.device(mailbox.mailbox_id, device_id).await?.ok_or(Refusal::NotFound(Thing::Device))
     }
 }

@@ -74,17 +74,17 @@ impl Devices {
         wait: Wait,
     ) -> Result<Changed, Refusal> {
         let mut tx = self.store.begin("change_password.check", Mode::Read).await?;
-        let before = authorize::mailbox(&mut *tx, who, address, Lock::No).await?;
-        if RequestKey::done_before(request, &mut *tx, who).await?.is_some() {
+        let before = authorize::mailbox(&mut tx, who, address, Lock::No).await?;
+        if RequestKey::done_before(request, &mut tx, who).await?.is_some() {
             return Err(Refusal::RequestAlreadyDone(Some(device_id)));
         }
-        changeable(&self.find(&mut *tx, &before, device_id).await?)?;
+        changeable(&self.find(&mut tx, &before, device_id).await?)?;
         drop(tx);
         let password = self.new_password(&before, chosen).await?;
 
         let mut tx = self.store.begin("change_password", Mode::Write).await?;
-        let mailbox = unchanged_mailbox(&mut *tx, who, &before).await?;
-        let device = self.find(&mut *tx, &mailbox, device_id).await?;
+        let mailbox = unchanged_mailbox(&mut tx, who, &before).await?;
+        let device = self.find(&mut tx, &mailbox, device_id).await?;
         changeable(&device)?;
         let mut change = Change::new(who, self.clock.wall());
         change.end(&device, Reason::PasswordChanged);
@@ -171,7 +171,7 @@ impl Devices {
 }
 
 /// The mailbox, locked, with the devices that it had when the password was made; else another try is due.
-pub(super) async fn unchanged_mailbox(tx: &mut dyn Transaction, who: &Requester, before: &Mailbox) -> Result<Mailbox, Refusal> {
+pub(super) async fn unchanged_mailbox(tx: &mut Transaction, who: &Requester, before: &Mailbox) -> Result<Mailbox, Refusal> {
     let mailbox = authorize::mailbox(tx, who, &before.address, Lock::Yes).await?;
     if mailbox.mailbox_id == before.mailbox_id && mailbox.device_version == before.device_version + 1 {
         Ok(mailbox)

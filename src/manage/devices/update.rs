@@ -74,9 +74,9 @@ impl Devices {
     ) -> Result<(Mailbox, Device, Revocation), Refusal> {
         let (mailbox, device, revision) = retried(|| async move {
             let mut tx = self.store.begin("update_device", Mode::Write).await?;
-            let mailbox = authorize::mailbox(&mut *tx, who, address, Lock::Yes).await?;
-            let device = self.find(&mut *tx, &mailbox, device_id).await?;
-            if let Some(done) = RequestKey::done_before(request, &mut *tx, who).await? {
+            let mailbox = authorize::mailbox(&mut tx, who, address, Lock::Yes).await?;
+            let device = self.find(&mut tx, &mailbox, device_id).await?;
+            if let Some(done) = RequestKey::done_before(request, &mut tx, who).await? {
                 drop(tx);
                 make_durable(&*self.store).await?;
                 return Ok((mailbox, device, done.revision.into()));

@@ -106,7 +106,7 @@ impl Directory {
             }
             let known = match MailServiceId::parse("mail_service_id", &line.mail_service_id) {
                 Err(_) => None,
-                Ok(id) => match authorize::mail_service(&mut *tx, who, &id).await {
+                Ok(id) => match authorize::mail_service(&mut tx, who, &id).await {
                     Ok(service) => Some(service.mail_service_id),
                     Err(Refusal::NotFound(Thing::MailService) | Refusal::ActorNotPermitted) => None,
                     Err(refusal) => return Err(refusal),

@@ -42,7 +42,7 @@ impl Directory {
         let (mailbox, revision, ended, is_new) = retried(|| async move {
             let mut tx = self.store.begin("put_mailbox", Mode::Write).await?;
 
-            let service = authorize::mail_service(&mut *tx, who, service_id).await?;
+            let service = authorize::mail_service(&mut tx, who, service_id).await?;
             let mut change = Change::new(who, self.clock.wall());
             let before = tx.lock_mailbox(address).await?;
             let is_new = before.is_none();
@@ -66,7 +66,7 @@ impl Directory {
                 Some(mailbox) if mailbox.mail_service_id == *service_id => mailbox,
                 Some(before) => {
                     // An actor must be allowed to take it from where it is, too.
-                    authorize::mail_service(&mut *tx, who, &before.mail_service_id).await?;
+                    authorize::mail_service(&mut tx, who, &before.mail_service_id).await?;
                     if before.organization_id != service.organization_id {
                         return Err(Refusal::OtherOrganization);
                     }
@@ -82,7 +82,7 @@ impl Directory {
                 }
             };
             if let Some(hash) = generic {
-                put_generic(&mut *tx, &mut change, &mailbox, hash).await?;
+                put_generic(&mut tx, &mut change, &mailbox, hash).await?;
             }
             let ended = change.ended_devices();
             let revision = change.commit(tx, Scope::Mailboxes(vec![address.key()]), None, None).await?;
@@ -98,7 +98,7 @@ impl Directory {
 
     pub async fn mailbox(&self, who: &Requester, address: &Address) -> Result<Mailbox, Refusal> {
         let mut tx = self.store.begin("get_mailbox", Mode::Read).await?;
-        authorize::mailbox(&mut *tx, who, address, Lock::No).await
+        authorize::mailbox(&mut tx, who, address, Lock::No).await
     }
 
     pub async fn mailboxes(
@@ -109,7 +109,7 @@ impl Directory {
         limit: usize,
     ) -> Result<Vec<Mailbox>, Refusal> {
         let mut tx = self.store.begin("list_mailboxes", Mode::Read).await?;
-        authorize::mail_service(&mut *tx, who, service).await?;
+        authorize::mail_service(&mut tx, who, service).await?;
         Ok(tx.mailboxes(service, after, limit).await?)
     }
 
@@ -123,7 +123,7 @@ impl Directory {
     ) -> Result<(Mailbox, Revocation), Refusal> {
         let (mailbox, revision, ended) = retried(|| async move {
             let mut tx = self.store.begin("suspend_mailbox", Mode::Write).await?;
-            let mailbox = Mailbox { suspended, ..authorize::mailbox(&mut *tx, who, address, Lock::Yes).await? };
+            let mailbox = Mailbox { suspended, ..authorize::mailbox(&mut tx, who, address, Lock::Yes).await? };
             tx.update_mailbox(&mailbox).await?;
             let mut change = Change::new(who, self.clock.wall());
             if suspended {
@@ -146,7 +146,7 @@ impl Directory {
     pub async fn delete_mailbox(&self, who: &Requester, address: &Address, wait: Wait) -> Result<Revocation, Refusal> {
         let ended = retried(|| async move {
             let mut tx = self.store.begin("delete_mailbox", Mode::Write).await?;
-            let mailbox = authorize::mailbox(&mut *tx, who, address, Lock::Yes).await?;
+            let mailbox = authorize::mailbox(&mut tx, who, address, Lock::Yes).await?;
             let devices = tx.devices(mailbox.mailbox_id, None, ALL, false).await?;
             if !tx.delete_mailbox(mailbox.mailbox_id).await? {
                 return Err(Refusal::NotFound(Thing::Mailbox));
@@ -164,7 +164,7 @@ impl Directory {
 
 /// Makes the mailbox's generic device, or gives the one it has another password.
 async fn put_generic(
-    tx: &mut dyn Transaction,
+    tx: &mut Transaction,
     change: &mut Change<'_>,
     mailbox: &Mailbox,
     hash: &PasswordHash,

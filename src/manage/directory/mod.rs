@@ -56,7 +56,7 @@ impl Directory {
     ) -> Result<Organization, Refusal> {
         retried(|| async move {
             let mut tx = self.store.begin("put_organization", Mode::Write).await?;
-            authorize::administers(&mut *tx, who, id).await?;
+            authorize::administers(&mut tx, who, id).await?;
             let organization = Organization {
                 organization_id: id.clone(),
                 display_name: display_name.to_owned(),
@@ -72,7 +72,7 @@ impl Directory {
 
     pub async fn organization(&self, who: &Requester, id: &OrganizationId) -> Result<Organization, Refusal> {
         let mut tx = self.store.begin("get_organization", Mode::Read).await?;
-        authorize::organization(&mut *tx, who, id).await
+        authorize::organization(&mut tx, who, id).await
     }
 
     pub async fn organizations(
@@ -110,7 +110,7 @@ impl Directory {
     ) -> Result<MailService, Refusal> {
         retried(|| async move {
             let mut tx = self.store.begin("put_mail_service", Mode::Write).await?;
-            authorize::organization(&mut *tx, who, organization).await?;
+            authorize::organization(&mut tx, who, organization).await?;
             let service = match tx.mail_service(id).await? {
                 Some(before) if before.organization_id != *organization => return Err(Refusal::OtherOrganization),
                 Some(before) => MailService { display_name: display_name.to_owned(), ..before },
@@ -131,7 +131,7 @@ impl Directory {
 
     pub async fn mail_service(&self, who: &Requester, id: &MailServiceId) -> Result<MailService, Refusal> {
         let mut tx = self.store.begin("get_mail_service", Mode::Read).await?;
-        authorize::mail_service(&mut *tx, who, id).await
+        authorize::mail_service(&mut tx, who, id).await
     }
 
     pub async fn mail_services(
@@ -142,7 +142,7 @@ impl Directory {
         limit: usize,
     ) -> Result<Vec<MailService>, Refusal> {
         let mut tx = self.store.begin("list_mail_services", Mode::Read).await?;
-        authorize::organization(&mut *tx, who, organization).await?;
+        authorize::organization(&mut tx, who, organization).await?;
         Ok(tx.mail_services(organization, after, limit).await?)
     }
 
@@ -153,7 +153,7 @@ impl Directory {
             let Some(service) = tx.mail_service(id).await? else {
                 return Err(missing(who, Thing::MailService));
             };
-            authorize::administers(&mut *tx, who, &service.organization_id).await?;
+            authorize::administers(&mut tx, who, &service.organization_id).await?;
             if !tx.mailboxes(id, None, 1).await?.is_empty() {
                 return Err(Refusal::NotEmpty("mailboxes"));
             }

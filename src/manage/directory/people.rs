@@ -25,7 +25,7 @@ impl Directory {
     pub async fn put_member(&self, who: &Requester, new: &NewMember, wait: Wait) -> Result<(Member, Revocation), Refusal> {
         let put = retried(|| async move {
             let mut tx = self.store.begin("put_member", Mode::Write).await?;
-            authorize::organization(&mut *tx, who, &new.organization_id).await?;
+            authorize::organization(&mut tx, who, &new.organization_id).await?;
             tx.lock_organization(&new.organization_id).await?;
             let suspended = match new.suspended {
                 Some(suspended) => suspended,
@@ -43,13 +43,13 @@ impl Directory {
             // A suspension neither takes a role nor gives one.
             if before.has_administrating_role() && !after.has_administrating_role() {
                 concerned =
-                    self.disconnect_where_access_is_lost(&mut change, &mut *tx, &member.user, &member.organization_id).await?;
+                    self.disconnect_where_access_is_lost(&mut change, &mut tx, &member.user, &member.organization_id).await?;
             }
             note_member(&mut change, before, member);
             if before.suspended != after.suspended {
                 // A device that becomes theirs meanwhile is either seen here, or its own change comes after ours.
                 tx.lock_log().await?;
-                concerned.extend(mailboxes_of(&mut *tx, &member.user, &place).await?.iter().map(Address::key));
+                concerned.extend(mailboxes_of(&mut tx, &member.user, &place).await?.iter().map(Address::key));
             }
             Ok((member.clone(), commit_if_any(change, tx, Scope::Mailboxes(concerned)).await?))
         })
@@ -64,7 +64,7 @@ impl Directory {
 
     pub async fn member(&self, who: &Requester, organization: &OrganizationId, user: &UserId) -> Result<Member, Refusal> {
         let mut tx = self.store.begin("get_member", Mode::Read).await?;
-        authorize::organization(&mut *tx, who, organization).await?;
+        authorize::organization(&mut tx, who, organization).await?;
         tx.member(organization, user).await?.ok_or(Refusal::NotFound(Thing::Member))
     }
 
@@ -76,7 +76,7 @@ impl Directory {
         limit: usize,
     ) -> Result<Vec<Member>, Refusal> {
         let mut tx = self.store.begin("list_members", Mode::Read).await?;
-        authorize::organization(&mut *tx, who, organization).await?;
+        authorize::organization(&mut tx, who, organization).await?;
         Ok(tx.members(organization, after, limit).await?)
     }
 
@@ -90,7 +90,7 @@ impl Directory {
     ) -> Result<Revocation, Refusal> {
         let ended = retried(|| async move {
             let mut tx = self.store.begin("delete_member", Mode::Write).await?;
-            authorize::organization(&mut *tx, who, organization).await?;
+            authorize::organization(&mut tx, who, organization).await?;
             if !tx.delete_member(organization, user).await? {
                 return Err(Refusal::NotFound(Thing::Member));
             }
@@ -98,7 +98,7 @@ impl Directory {
             let mut change = Change::new(who, self.clock.wall());
             let place = UserPlace::Organization(organization.clone());
             change.member_event(EventKind::MemberRemoved, organization, user, "");
-            let scope = change.disconnect_user(&mut *tx, user, &place, &format!("{user} left the organization")).await?;
+            let scope = change.disconnect_user(&mut tx, user, &place, &format!("{user} left the organization")).await?;
             commit_if_any(change, tx, scope).await
         })
         .await;
@@ -108,7 +108,7 @@ impl Directory {
     pub async fn put_right(&self, who: &Requester, right: &Right) -> Result<(), Refusal> {
         retried(|| async move {
             let mut tx = self.store.begin("put_right", Mode::Write).await?;
-            self.administered_service(&mut *tx, who, &right.mail_service_id).await?;
+            self.administered_service(&mut tx, who, &right.mail_service_id).await?;
             let is_new = tx.right(&right.mail_service_id, &right.user).await?.is_none();
             tx.put_right(right).await?;
             let mut change = Change::new(who, self.clock.wall());
@@ -122,7 +122,7 @@ impl Directory {
 
     pub async fn right(&self, who: &Requester, right: &Right) -> Result<Right, Refusal> {
         let mut tx = self.store.begin("get_right", Mode::Read).await?;
-        self.administered_service(&mut *tx, who, &right.mail_service_id).await?;
+        self.administered_service(&mut tx, who, &right.mail_service_id).await?;
         tx.right(&right.mail_service_id, &right.user).await?.ok_or(Refusal::NotFound(Thing::Right))
     }
 
@@ -134,7 +134,7 @@ impl Directory {
         limit: usize,
     ) -> Result<Vec<Right>, Refusal> {
         let mut tx = self.store.begin("list_rights", Mode::Read).await?;
-        self.administered_service(&mut *tx, who, service).await?;
+        self.administered_service(&mut tx, who, service).await?;
         Ok(tx.rights(service, after, limit).await?)
     }
 
@@ -142,7 +142,7 @@ impl Directory {
     pub async fn delete_right(&self, who: &Requester, right: &Right, wait: Wait) -> Result<Revocation, Refusal> {
         let ended = retried(|| async move {
             let mut tx = self.store.begin("delete_right", Mode::Write).await?;
-            let organization = self.administered_service(&mut *tx, who, &right.mail_service_id).await?;
+            let organization = self.administered_service(&mut tx, who, &right.mail_service_id).await?;
             if !tx.delete_right(right).await? {
                 return Err(Refusal::NotFound(Thing::Right));
             }
@@ -154,7 +154,7 @@ impl Directory {
             }
             let place = UserPlace::Service(right.mail_service_id.clone());
             let why = format!("{} lost the right to {}", right.user, right.mail_service_id);
-            let scope = change.disconnect_user(&mut *tx, &right.user, &place, &why).await?;
+            let scope = change.disconnect_user(&mut tx, &right.user, &place, &why).await?;
             commit_if_any(change, tx, scope).await
         })
         .await;
@@ -164,7 +164,7 @@ impl Directory {
     /// The mail service's organization, if the requester may act for the whole of it.
     async fn administered_service(
         &self,
-        tx: &mut dyn Transaction,
+        tx: &mut Transaction,
         who: &Requester,
         id: &MailServiceId,
     ) -> Result<OrganizationId, Refusal> {
@@ -179,7 +179,7 @@ impl Directory {
     async fn disconnect_where_access_is_lost(
         &self,
         change: &mut Change<'_>,
-        tx: &mut dyn Transaction,
+        tx: &mut Transaction,
         user: &UserId,
         organization: &OrganizationId,
     ) -> Result<Vec<MailboxKey>, Refusal> {
@@ -206,7 +206,7 @@ impl Directory {
 }
 
 /// Commits with a row in the change log if any mailbox is concerned, else without.
-async fn commit_if_any(change: Change<'_>, tx: Box<dyn Transaction>, scope: Scope) -> Result<Option<(Awaited, usize)>, Refusal> {
+async fn commit_if_any(change: Change<'_>, tx: Transaction, scope: Scope) -> Result<Option<(Awaited, usize)>, Refusal> {
     if scope == Scope::Mailboxes(vec![]) {
         change.commit_without_log(tx).await?;
         return Ok(None);
@@ -232,7 +232,7 @@ fn note_member(change: &mut Change<'_>, before: Standing, member: &Member) {
     }
 }
 
-async fn mailboxes_of(tx: &mut dyn Transaction, user: &UserId, place: &UserPlace) -> Result<Vec<Address>, Refusal> {
+async fn mailboxes_of(tx: &mut Transaction, user: &UserId, place: &UserPlace) -> Result<Vec<Address>, Refusal> {
     let mut addresses: Vec<_> = tx.devices_of_user(user, place).await?.into_iter().map(|(address, _)| address).collect();
     addresses.dedup();
     Ok(addresses)

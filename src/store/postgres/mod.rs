@@ -19,7 +19,7 @@ use self::{
 };
 use super::{
     Finding, Hint, Mode, NewChange, NewMailbox, OpenError, Origin, Result, Retention, Store, StoreError, Transaction,
-    sql::{Row, Session, Value, changes, events, housekeeping, reads, sessions, transaction::SqlTransaction},
+    sql::{Row, Session, Value, changes, events, housekeeping, reads, sessions},
 };
 use latchkey_core::model::{
     address::Address,
@@ -151,8 +151,8 @@ impl Store for PostgresStore {
         session.commit().await
     }
 
-    async fn begin(&self, _name: &'static str, mode: Mode) -> Result<Box<dyn Transaction>> {
-        Ok(Box::new(SqlTransaction::over(self.session(mode).await?)))
+    async fn begin(&self, _name: &'static str, mode: Mode) -> Result<Transaction> {
+        Ok(Transaction::over(self.session(mode).await?))
     }
 
     async fn import(&self, mailboxes: &[NewMailbox], origin: &Origin) -> Result<Vec<bool>> {

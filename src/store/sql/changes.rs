@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::{
-    Columns, Row, Session, Value,
+    Columns, Row, Session, Transaction, Value,
     columns::{corrupt, size},
     events::insert_event,
 };
@@ -42,10 +42,48 @@ pub(in crate::store) async fn append_change(s: &mut dyn Session, change: &NewCha
     Ok(revision)
 }
 
-/// As [`append_change`] does it, without taking a revision.
-pub(super) async fn lock_log(s: &mut dyn Session) -> Result<()> {
-    s.execute("/* lock_log */ UPDATE change_head SET revision = revision WHERE id = 1", &[]).await?;
-    Ok(())
+impl Transaction {
+    /// Nobody else takes a revision until the transaction ends. What others have written before is seen from here on.
+    pub async fn lock_log(&mut self) -> Result<()> {
+        // As `append_change` does it, without taking a revision.
+        self.execute("/* lock_log */ UPDATE change_head SET revision = revision WHERE id = 1", &[]).await?;
+        Ok(())
+    }
+
+    /// The log's head.
+    pub async fn revision(&mut self) -> Result<Revision> {
+        let sql = "/* revision */ SELECT revision FROM change_head WHERE id = 1";
+        self.one(sql, &[], |row| Columns::of(row).revision()).await
+    }
+
+    /// The last statement before the commit, since it takes the next revision: writes the change, its
+    /// events (their `revision` is set), and the revision into the disconnected devices it `ended`.
+    pub async fn append_change(&mut self, change: &NewChange) -> Result<Revision> {
+        append_change(self.statements(), change).await
+    }
+
+    /// An earlier call under the same id by the same caller.
+    pub async fn request(&mut self, caller: &str, id: &RequestId) -> Result<Option<Request>> {
+        let sql = "/* request */ SELECT fingerprint, device_id, revision, count, time FROM request WHERE caller = $1 AND request_id = $2";
+        self.first(sql, &[caller.into(), id.as_str().into()], to_request).await
+    }
+
+    /// Conflict if it is there.
+    pub async fn insert_request(&mut self, caller: &str, id: &RequestId, request: &Request) -> Result<()> {
+        let sql = "/* insert_request */ INSERT INTO request (caller, request_id, fingerprint, device_id, revision, count, time) \
+                   VALUES ($1, $2, $3, $4, $5, $6, $7)";
+        let parameters = [
+            caller.into(),
+            id.as_str().into(),
+            request.fingerprint.to_vec().into(),
+            request.device_id.into(),
+            request.revision.into(),
+            i64::from(request.count).into(),
+            request.time.into(),
+        ];
+        self.execute(sql, &parameters).await?;
+        Ok(())
+    }
 }
 
 pub(in crate::store) async fn changes(
@@ -57,34 +95,6 @@ pub(in crate::store) async fn changes(
     let sql = "/* changes */ SELECT revision, nonce, service, mailboxes, ended FROM change_log \
                WHERE revision > $1 AND revision <= $2 ORDER BY revision LIMIT $3";
     s.query(sql, &[after.into(), up_to.into(), size(limit)]).await?.into_iter().map(to_change).collect()
-}
-
-pub(super) async fn revision(s: &mut dyn Session) -> Result<Revision> {
-    let sql = "/* revision */ SELECT revision FROM change_head WHERE id = 1";
-    let row = s.query(sql, &[]).await?.into_iter().next().ok_or_else(|| corrupt("the log's head"))?;
-    Columns::of(row).revision()
-}
-
-pub(super) async fn request(s: &mut dyn Session, caller: &str, id: &RequestId) -> Result<Option<Request>> {
-    let sql =
-        "/* request */ SELECT fingerprint, device_id, revision, count, time FROM request WHERE caller = $1 AND request_id = $2";
-    s.query(sql, &[caller.into(), id.as_str().into()]).await?.into_iter().next().map(to_request).transpose()
-}
-
-pub(super) async fn insert_request(s: &mut dyn Session, caller: &str, id: &RequestId, request: &Request) -> Result<()> {
-    let sql = "/* insert_request */ INSERT INTO request (caller, request_id, fingerprint, device_id, revision, count, time) \
-               VALUES ($1, $2, $3, $4, $5, $6, $7)";
-    let parameters = [
-        caller.into(),
-        id.as_str().into(),
-        request.fingerprint.to_vec().into(),
-        request.device_id.into(),
-        request.revision.into(),
-        i64::from(request.count).into(),
-        request.time.into(),
-    ];
-    s.execute(sql, &parameters).await?;
-    Ok(())
 }
 
 fn from_scope(scope: &Scope) -> (Value, Value) {

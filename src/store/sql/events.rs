@@ -1,7 +1,7 @@
 //! The audit trail, and the history of logins beside it.
 
 use super::{
-    Columns, Row, Session, Value,
+    Columns, Row, Session, Transaction, Value,
     columns::{corrupt, size},
 };
 use crate::{random, store::Result};
@@ -43,13 +43,6 @@ pub(super) async fn insert_event(s: &mut dyn Session, event: &Event, revision: R
     Ok(())
 }
 
-pub(super) async fn add_events(s: &mut dyn Session, events: &[Event]) -> Result<()> {
-    for event in events {
-        insert_event(s, event, Revision::default()).await?;
-    }
-    Ok(())
-}
-
 /// Changes and logins in one order, by a time that never changes: of logins, the first one's. The NULLs have types for
 /// PostgreSQL's sake.
 const OF_MAILBOX: &str = "/* events */ SELECT * FROM ( \
@@ -79,29 +72,40 @@ macro_rules! changes_of {
     };
 }
 
-pub(super) async fn events(
-    s: &mut dyn Session,
-    scope: &EventScope,
-    range: TimeRange,
-    device: Option<DeviceId>,
-    after: Option<(Timestamp, EventId)>,
-    limit: usize,
-) -> Result<Vec<Event>> {
-    let (sql, whose): (&'static str, Value) = match scope {
-        EventScope::Mailbox(id) => (OF_MAILBOX, (*id).into()),
-        EventScope::Service(id) => (changes_of!("mail_service_id"), id.as_str().into()),
-        EventScope::Organization(id) => (changes_of!("organization_id"), id.as_str().into()),
-    };
-    // No id is before the empty one: the end of a range is not part of it.
-    let end = (Value::Int(range.end.map_or(i64::MAX, |end| end.0)), Value::Bytes(vec![]));
-    let (time, id) = match after {
-        Some((time, id)) if range.end.is_none_or(|end| time < end) => (Value::from(time), Value::from(id)),
-        _ => end,
-    };
-    let start = Value::Int(range.start.map_or(i64::MIN, |start| start.0));
-    let only = device.map_or(Value::Bytes(vec![]), Value::from);
-    let parameters = [whose, time, id, device.is_some().into(), only, size(limit), start];
-    s.query(sql, &parameters).await?.into_iter().map(to_event).collect()
+impl Transaction {
+    /// Writes events of what needs no row in the change log. Their revision is 0.
+    pub async fn add_events(&mut self, events: &[Event]) -> Result<()> {
+        for event in events {
+            insert_event(self.statements(), event, Revision::default()).await?;
+        }
+        Ok(())
+    }
+
+    /// The audit trail, newest first, after the (time, id) of `after`. Of a mailbox: changes and login counts merged.
+    pub async fn events(
+        &mut self,
+        scope: &EventScope,
+        range: TimeRange,
+        device: Option<DeviceId>,
+        after: Option<(Timestamp, EventId)>,
+        limit: usize,
+    ) -> Result<Vec<Event>> {
+        let (sql, whose): (&'static str, Value) = match scope {
+            EventScope::Mailbox(id) => (OF_MAILBOX, (*id).into()),
+            EventScope::Service(id) => (changes_of!("mail_service_id"), id.as_str().into()),
+            EventScope::Organization(id) => (changes_of!("organization_id"), id.as_str().into()),
+        };
+        // No id is before the empty one: the end of a range is not part of it.
+        let end = (Value::Int(range.end.map_or(i64::MAX, |end| end.0)), Value::Bytes(vec![]));
+        let (time, id) = match after {
+            Some((time, id)) if range.end.is_none_or(|end| time < end) => (Value::from(time), Value::from(id)),
+            _ => end,
+        };
+        let start = Value::Int(range.start.map_or(i64::MIN, |start| start.0));
+        let only = device.map_or(Value::Bytes(vec![]), Value::from);
+        let parameters = [whose, time, id, device.is_some().into(), only, size(limit), start];
+        self.all(sql, &parameters, to_event).await
+    }
 }
 
 pub(in crate::store) async fn add_logins(s: &mut dyn Session, logins: &[LoginCount]) -> Result<()> {

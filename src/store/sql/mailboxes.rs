@@ -1,6 +1,6 @@
 //! Mailboxes.
 
-use super::{Columns, Row, Session, columns::size};
+use super::{Columns, Row, Transaction, columns::size};
 use crate::store::{Result, StoreError};
 use latchkey_core::model::{
     address::Address,
@@ -8,78 +8,79 @@ use latchkey_core::model::{
     id::{MailServiceId, MailboxId, OrganizationId},
 };
 
-pub(super) async fn mailbox(s: &mut dyn Session, address: &Address) -> Result<Option<Mailbox>> {
-    let sql = "/* mailbox */ SELECT m.mailbox_id, m.address, m.mail_service_id, s.organization_id, m.suspended, m.generic_login, \
-               s.generic_login, m.device_version, m.create_time \
-               FROM mailbox m JOIN mail_service s ON s.mail_service_id = m.mail_service_id WHERE m.address = $1";
-    s.query(sql, &[address.as_str().into()]).await?.into_iter().next().map(to_mailbox).transpose()
-}
-
-pub(super) async fn mailboxes(
-    s: &mut dyn Session,
-    service: &MailServiceId,
-    after: Option<&Address>,
-    limit: usize,
-) -> Result<Vec<Mailbox>> {
-    let sql = "/* mailboxes */ SELECT m.mailbox_id, m.address, m.mail_service_id, s.organization_id, m.suspended, m.generic_login, \
-               s.generic_login, m.device_version, m.create_time \
-               FROM mailbox m JOIN mail_service s ON s.mail_service_id = m.mail_service_id \
-               WHERE m.mail_service_id = $1 AND m.address > $2 ORDER BY m.address LIMIT $3";
-    let after = after.map_or("", Address::as_str);
-    s.query(sql, &[service.as_str().into(), after.into(), size(limit)]).await?.into_iter().map(to_mailbox).collect()
-}
-
-/// Counting the version up is what locks the row, in either store's way.
-pub(super) async fn lock_mailbox(s: &mut dyn Session, address: &Address) -> Result<Option<Mailbox>> {
-    let sql = "/* lock_mailbox */ UPDATE mailbox SET device_version = device_version + 1 WHERE address = $1";
-    if s.execute(sql, &[address.as_str().into()]).await? == 0 {
-        return Ok(None);
+impl Transaction {
+    pub async fn mailbox(&mut self, address: &Address) -> Result<Option<Mailbox>> {
+        let sql = "/* mailbox */ SELECT m.mailbox_id, m.address, m.mail_service_id, s.organization_id, m.suspended, m.generic_login, \
+                   s.generic_login, m.device_version, m.create_time \
+                   FROM mailbox m JOIN mail_service s ON s.mail_service_id = m.mail_service_id WHERE m.address = $1";
+        self.first(sql, &[address.as_str().into()], to_mailbox).await
     }
-    mailbox(s, address).await
-}
 
-pub(super) async fn insert_mailbox(s: &mut dyn Session, mailbox: &Mailbox) -> Result<()> {
-    let sql = "/* insert_mailbox */ INSERT INTO mailbox \
-               (mailbox_id, address, mail_service_id, suspended, generic_login, device_version, create_time) \
-               VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (address) DO NOTHING";
-    let parameters = [
-        mailbox.mailbox_id.into(),
-        mailbox.address.as_str().into(),
-        mailbox.mail_service_id.as_str().into(),
-        mailbox.suspended.into(),
-        mailbox.generic_login.into(),
-        mailbox.device_version.into(),
-        mailbox.create_time.into(),
-    ];
-    match s.execute(sql, &parameters).await? {
-        0 => Err(StoreError::Conflict("the address is taken".to_owned())),
-        _ => Ok(()),
+    pub async fn mailboxes(&mut self, service: &MailServiceId, after: Option<&Address>, limit: usize) -> Result<Vec<Mailbox>> {
+        let sql = "/* mailboxes */ SELECT m.mailbox_id, m.address, m.mail_service_id, s.organization_id, m.suspended, m.generic_login, \
+                   s.generic_login, m.device_version, m.create_time \
+                   FROM mailbox m JOIN mail_service s ON s.mail_service_id = m.mail_service_id \
+                   WHERE m.mail_service_id = $1 AND m.address > $2 ORDER BY m.address LIMIT $3";
+        let after = after.map_or("", Address::as_str);
+        self.all(sql, &[service.as_str().into(), after.into(), size(limit)], to_mailbox).await
     }
-}
 
-pub(super) async fn update_mailbox(s: &mut dyn Session, mailbox: &Mailbox) -> Result<()> {
-    let sql =
-        "/* update_mailbox */ UPDATE mailbox SET mail_service_id = $2, suspended = $3, generic_login = $4 WHERE mailbox_id = $1";
-    let parameters = [
-        mailbox.mailbox_id.into(),
-        mailbox.mail_service_id.as_str().into(),
-        mailbox.suspended.into(),
-        mailbox.generic_login.into(),
-    ];
-    s.execute(sql, &parameters).await?;
-    Ok(())
-}
-
-pub(super) async fn delete_mailbox(s: &mut dyn Session, id: MailboxId) -> Result<bool> {
-    let of_it = [
-        "/* delete_mailbox */ DELETE FROM device_usage WHERE device_id IN (SELECT device_id FROM device WHERE mailbox_id = $1)",
-        "/* delete_mailbox */ DELETE FROM device WHERE mailbox_id = $1",
-        "/* delete_mailbox */ DELETE FROM login_history WHERE mailbox_id = $1",
-    ];
-    for sql in of_it {
-        s.execute(sql, &[id.into()]).await?;
+    /// As [`Self::mailbox`]; and until the transaction ends nobody else locks it. Counts its
+    /// `device_version` up (the answer holds the new one).
+    pub async fn lock_mailbox(&mut self, address: &Address) -> Result<Option<Mailbox>> {
+        // Counting the version up is what locks the row, in either store's way.
+        let sql = "/* lock_mailbox */ UPDATE mailbox SET device_version = device_version + 1 WHERE address = $1";
+        if self.execute(sql, &[address.as_str().into()]).await? == 0 {
+            return Ok(None);
+        }
+        self.mailbox(address).await
     }
-    Ok(s.execute("/* delete_mailbox */ DELETE FROM mailbox WHERE mailbox_id = $1", &[id.into()]).await? > 0)
+
+    /// Conflict if the address is taken.
+    pub async fn insert_mailbox(&mut self, mailbox: &Mailbox) -> Result<()> {
+        let sql = "/* insert_mailbox */ INSERT INTO mailbox \
+                   (mailbox_id, address, mail_service_id, suspended, generic_login, device_version, create_time) \
+                   VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (address) DO NOTHING";
+        let parameters = [
+            mailbox.mailbox_id.into(),
+            mailbox.address.as_str().into(),
+            mailbox.mail_service_id.as_str().into(),
+            mailbox.suspended.into(),
+            mailbox.generic_login.into(),
+            mailbox.device_version.into(),
+            mailbox.create_time.into(),
+        ];
+        match self.execute(sql, &parameters).await? {
+            0 => self.fail(StoreError::Conflict("the address is taken".to_owned())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes its mail service, `suspended` and `generic_login`.
+    pub async fn update_mailbox(&mut self, mailbox: &Mailbox) -> Result<()> {
+        let sql = "/* update_mailbox */ UPDATE mailbox SET mail_service_id = $2, suspended = $3, generic_login = $4 WHERE mailbox_id = $1";
+        let parameters = [
+            mailbox.mailbox_id.into(),
+            mailbox.mail_service_id.as_str().into(),
+            mailbox.suspended.into(),
+            mailbox.generic_login.into(),
+        ];
+        self.execute(sql, &parameters).await?;
+        Ok(())
+    }
+
+    /// Its devices and login history go with it; its events stay.
+    pub async fn delete_mailbox(&mut self, id: MailboxId) -> Result<bool> {
+        let of_it = [
+            "/* delete_mailbox */ DELETE FROM device_usage WHERE device_id IN (SELECT device_id FROM device WHERE mailbox_id = $1)",
+            "/* delete_mailbox */ DELETE FROM device WHERE mailbox_id = $1",
+            "/* delete_mailbox */ DELETE FROM login_history WHERE mailbox_id = $1",
+        ];
+        for sql in of_it {
+            self.execute(sql, &[id.into()]).await?;
+        }
+        Ok(self.execute("/* delete_mailbox */ DELETE FROM mailbox WHERE mailbox_id = $1", &[id.into()]).await? > 0)
+    }
 }
 
 fn to_mailbox(row: Row) -> Result<Mailbox> {

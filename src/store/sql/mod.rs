@@ -13,11 +13,12 @@ pub(super) mod housekeeping;
 mod mailboxes;
 pub(super) mod reads;
 pub(super) mod sessions;
-pub(super) mod transaction;
+mod transaction;
 
 use async_trait::async_trait;
 
 pub(super) use self::columns::Columns;
+pub use self::transaction::Transaction;
 use super::Result;
 
 /// A parameter, or a column of a row.
@@ -33,7 +34,8 @@ pub enum Value {
 /// A row, its columns in the statement's order.
 pub type Row = Vec<Value>;
 
-/// One open transaction on one connection. Dropped before `commit`, it is rolled back; after an error too.
+/// One open transaction on one connection: what a database has to be able to do. Dropped before `commit`, it is rolled
+/// back; after an error too.
 #[async_trait]
 pub trait Session: Send {
     async fn query(&mut self, sql: &'static str, parameters: &[Value]) -> Result<Vec<Row>>;
@@ -43,4 +45,20 @@ pub trait Session: Send {
     fn has_change(&mut self) {}
     /// Its end is checked: `Ok` means that the change is there, and stays.
     async fn commit(&mut self) -> Result<()>;
+}
+
+/// The method that a statement serves: the comment that it begins with.
+pub fn method(sql: &'static str) -> &'static str {
+    sql.strip_prefix("/* ").and_then(|rest| rest.split_once(" */")).map_or("statement", |(method, _)| method)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::method;
+
+    #[test]
+    fn a_statement_is_named_by_the_method_that_it_serves() {
+        assert_eq!(method("/* lock_log */ UPDATE change_head"), "lock_log");
+        assert_eq!(method("SELECT 1"), "statement");
+    }
 }

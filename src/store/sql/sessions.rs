@@ -1,7 +1,7 @@
 //! Sessions that watchers report, and what changes did to them.
 
 use super::{
-    Columns, Row, Session, Value,
+    Columns, Row, Session, Transaction, Value,
     columns::{ip, size},
 };
 use crate::store::Result;
@@ -87,11 +87,13 @@ pub(in crate::store) fn closings_parameters(revision: Revision) -> [Value; 1] {
     [revision.into()]
 }
 
-pub(super) async fn live_sessions(s: &mut dyn Session, mailbox: MailboxId, limit: usize) -> Result<Vec<OpenSession>> {
-    let sql = "/* live_sessions */ SELECT device_id, generation, protocol, client_ip, open_time, frontend FROM session \
-               WHERE mailbox_id = $1 ORDER BY open_time DESC, device_id, node_id, watcher, number LIMIT $2";
-    let rows = s.query(sql, &[mailbox.into(), size(limit)]).await?;
-    rows.into_iter().map(|row| to_session(row, mailbox)).collect()
+impl Transaction {
+    /// The open sessions of a mailbox, the newest first.
+    pub async fn live_sessions(&mut self, mailbox: MailboxId, limit: usize) -> Result<Vec<OpenSession>> {
+        let sql = "/* live_sessions */ SELECT device_id, generation, protocol, client_ip, open_time, frontend FROM session \
+                   WHERE mailbox_id = $1 ORDER BY open_time DESC, device_id, node_id, watcher, number LIMIT $2";
+        self.all(sql, &[mailbox.into(), size(limit)], |row| to_session(row, mailbox)).await
+    }
 }
 
 fn to_session(row: Row, mailbox_id: MailboxId) -> Result<OpenSession> {

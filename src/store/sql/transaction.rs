@@ -1,36 +1,80 @@
-//! The `Transaction` trait over a session of either store.
+//! A transaction over a session of either store. Its methods stand beside their SQL, in the other files of this folder.
 
 use async_trait::async_trait;
 
-use super::{Row, Session, Value, changes, devices, directory, events, mailboxes, sessions};
-use crate::store::{NewChange, Request, Result, StoreError, Transaction, UserPlace};
-use latchkey_core::model::{
-    address::Address,
-    change::{Ended, Revision},
-    clock::Timestamp,
-    device::{Device, StoredPassword},
-    directory::{MailService, Mailbox, Member, Organization, Right, Standing},
-    event::{Event, EventScope, TimeRange},
-    id::{DeviceId, EventId, MailServiceId, MailboxId, OrganizationId, RequestId, UserId},
-    session::OpenSession,
-};
+use super::{Row, Session, Value, columns::corrupt};
+use crate::store::{Result, StoreError};
 
-/// One transaction; after an error it can only be dropped.
-pub(in crate::store) struct SqlTransaction<S>(Checked<S>);
+/// One transaction. Dropped before its commit, it leaves nothing. After an error it can only be dropped. Lists are in
+/// the order of their key, after `after`.
+pub struct Transaction(Checked);
 
-impl<S: Session> SqlTransaction<S> {
-    pub(in crate::store) fn over(session: S) -> Self {
-        Self(Checked { session, has_failed: false })
+impl Transaction {
+    pub(in crate::store) fn over(session: impl Session + 'static) -> Self {
+        Self(Checked { session: Box::new(session), has_failed: false })
+    }
+
+    /// Puts something around its session, which sees all that passes: each statement, and the commit.
+    pub fn through<S: Session + 'static>(self, around: impl FnOnce(Box<dyn Session>) -> S) -> Self {
+        let Checked { session, has_failed } = self.0;
+        Self(Checked { session: Box::new(around(session)), has_failed })
+    }
+
+    /// Its end is checked: `Ok` means that all of it is there, and stays.
+    pub async fn commit(mut self) -> Result<()> {
+        self.0.commit().await
+    }
+
+    /// How many rows it changed.
+    pub(super) async fn execute(&mut self, sql: &'static str, parameters: &[Value]) -> Result<u64> {
+        self.0.execute(sql, parameters).await
+    }
+
+    pub(super) async fn all<T>(
+        &mut self,
+        sql: &'static str,
+        parameters: &[Value],
+        read: impl Fn(Row) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        let rows = self.0.query(sql, parameters).await?;
+        self.0.noted(rows.into_iter().map(read).collect())
+    }
+
+    pub(super) async fn first<T>(
+        &mut self,
+        sql: &'static str,
+        parameters: &[Value],
+        read: impl Fn(Row) -> Result<T>,
+    ) -> Result<Option<T>> {
+        let rows = self.0.query(sql, parameters).await?;
+        self.0.noted(rows.into_iter().next().map(read).transpose())
+    }
+
+    /// Of a statement that always answers a row.
+    pub(super) async fn one<T>(&mut self, sql: &'static str, parameters: &[Value], read: impl Fn(Row) -> Result<T>) -> Result<T> {
+        let first = self.first(sql, parameters, read).await?;
+        self.0.noted(first.ok_or_else(|| corrupt("a row")))
+    }
+
+    /// Ends it with an error that no statement gave.
+    pub(super) fn fail<T>(&mut self, error: StoreError) -> Result<T> {
+        self.0.noted(Err(error))
+    }
+
+    /// For statements that other sessions make, too.
+    pub(super) fn statements(&mut self) -> &mut dyn Session {
+        &mut self.0
     }
 }
 
-/// Refuses to commit after an error: a store may take the commit of a failed transaction for a rollback, and say that it went well.
-struct Checked<S> {
-    session: S,
+/// Refuses to commit after an error: a store may take the commit of a failed transaction for a rollback, and say that it
+/// went well.
+struct Checked {
+    session: Box<dyn Session>,
     has_failed: bool,
 }
 
-impl<S> Checked<S> {
+impl Checked {
     fn noted<T>(&mut self, outcome: Result<T>) -> Result<T> {
         self.has_failed |= outcome.is_err();
         outcome
@@ -38,7 +82,7 @@ impl<S> Checked<S> {
 }
 
 #[async_trait]
-impl<S: Session> Session for Checked<S> {
+impl Session for Checked {
     async fn query(&mut self, sql: &'static str, parameters: &[Value]) -> Result<Vec<Row>> {
         let outcome = self.session.query(sql, parameters).await;
         self.noted(outcome)
@@ -61,64 +105,8 @@ impl<S: Session> Session for Checked<S> {
     }
 }
 
-macro_rules! delegated {
-    ($($module:ident :: $method:ident ( $($name:ident : $type:ty),* ) -> $answer:ty;)*) => {
-        #[async_trait]
-        impl<S: Session + 'static> Transaction for SqlTransaction<S> {
-            $(async fn $method(&mut self, $($name: $type),*) -> Result<$answer> {
-                let outcome = $module::$method(&mut self.0, $($name),*).await;
-                self.0.noted(outcome)
-            })*
-
-            async fn commit(mut self: Box<Self>) -> Result<()> {
-                self.0.commit().await
-            }
-        }
-    };
-}
-
-delegated! {
-    directory::organization(id: &OrganizationId) -> Option<Organization>;
-    directory::organizations(after: Option<&OrganizationId>, limit: usize) -> Vec<Organization>;
-    directory::put_organization(organization: &Organization) -> ();
-    directory::delete_organization(id: &OrganizationId) -> bool;
-    directory::member(organization: &OrganizationId, user: &UserId) -> Option<Member>;
-    directory::members(organization: &OrganizationId, after: Option<&UserId>, limit: usize) -> Vec<Member>;
-    directory::put_member(member: &Member) -> ();
-    directory::delete_member(organization: &OrganizationId, user: &UserId) -> bool;
-    directory::mail_service(id: &MailServiceId) -> Option<MailService>;
-    directory::mail_services(organization: &OrganizationId, after: Option<&MailServiceId>, limit: usize) -> Vec<MailService>;
-    directory::put_mail_service(service: &MailService) -> ();
-    directory::set_generic_login(id: &MailServiceId, enabled: bool) -> ();
-    directory::lock_organization(id: &OrganizationId) -> ();
-    directory::delete_mail_service(id: &MailServiceId) -> bool;
-    directory::right(service: &MailServiceId, user: &UserId) -> Option<Right>;
-    directory::rights(service: &MailServiceId, after: Option<&UserId>, limit: usize) -> Vec<Right>;
-    directory::put_right(right: &Right) -> ();
-    directory::delete_right(right: &Right) -> bool;
-    directory::delete_rights(organization: &OrganizationId, user: &UserId) -> u64;
-    directory::standing(user: &UserId, organization: &OrganizationId, service: Option<&MailServiceId>) -> Standing;
-    mailboxes::mailbox(address: &Address) -> Option<Mailbox>;
-    mailboxes::mailboxes(service: &MailServiceId, after: Option<&Address>, limit: usize) -> Vec<Mailbox>;
-    mailboxes::lock_mailbox(address: &Address) -> Option<Mailbox>;
-    mailboxes::insert_mailbox(mailbox: &Mailbox) -> ();
-    mailboxes::update_mailbox(mailbox: &Mailbox) -> ();
-    mailboxes::delete_mailbox(id: MailboxId) -> bool;
-    devices::device(mailbox: MailboxId, device: DeviceId) -> Option<Device>;
-    devices::devices(mailbox: MailboxId, after: Option<DeviceId>, limit: usize, disconnected_too: bool) -> Vec<Device>;
-    devices::count_active_devices(mailbox: MailboxId) -> usize;
-    devices::insert_device(device: &Device, password: &StoredPassword) -> ();
-    devices::update_device(device: &Device) -> ();
-    devices::replace_password(device: &Device, password: &StoredPassword, now: Timestamp) -> ();
-    devices::disconnect_device(device: DeviceId, now: Timestamp) -> bool;
-    devices::end_again(ended: Ended, now: Timestamp) -> Option<Device>;
-    devices::devices_of_user(user: &UserId, place: &UserPlace) -> Vec<(Address, Device)>;
-    sessions::live_sessions(mailbox: MailboxId, limit: usize) -> Vec<OpenSession>;
-    changes::request(caller: &str, id: &RequestId) -> Option<Request>;
-    changes::insert_request(caller: &str, id: &RequestId, request: &Request) -> ();
-    changes::lock_log() -> ();
-    changes::append_change(change: &NewChange) -> Revision;
-    events::add_events(events: &[Event]) -> ();
-    events::events(scope: &EventScope, range: TimeRange, device: Option<DeviceId>, after: Option<(Timestamp, EventId)>, limit: usize) -> Vec<Event>;
-    changes::revision() -> Revision;
+impl std::fmt::Debug for Transaction {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Transaction").field("has_failed", &self.0.has_failed).finish_non_exhaustive()
+    }
 }

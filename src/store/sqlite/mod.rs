@@ -19,7 +19,7 @@ use async_trait::async_trait;
 use self::connection::{Connections, SqliteSession};
 use super::{
     Finding, Hint, Mode, NewChange, NewMailbox, OpenError, Origin, Result, Retention, Store, Transaction,
-    sql::{Session, Value, changes, events, housekeeping, reads, sessions, transaction::SqlTransaction},
+    sql::{Session, Value, changes, events, housekeeping, reads, sessions},
 };
 use crate::random::NewId as _;
 use latchkey_core::model::{
@@ -134,12 +134,12 @@ impl Store for SqliteStore {
         session.commit().await
     }
 
-    async fn begin(&self, _name: &'static str, mode: Mode) -> Result<Box<dyn Transaction>> {
-        Ok(Box::new(SqlTransaction::over(self.session(mode).await?)))
+    async fn begin(&self, _name: &'static str, mode: Mode) -> Result<Transaction> {
+        Ok(Transaction::over(self.session(mode).await?))
     }
 
     async fn import(&self, mailboxes: &[NewMailbox], origin: &Origin) -> Result<Vec<bool>> {
-        let mut tx = SqlTransaction::over(self.session(Mode::Write).await?);
+        let mut tx = Transaction::over(self.session(Mode::Write).await?);
         let mut made = Vec::with_capacity(mailboxes.len());
         let mut change =
             NewChange { nonce: origin.nonce, time: origin.time, scope: Scope::Mailboxes(vec![]), ended: vec![], events: vec![] };
@@ -156,7 +156,7 @@ impl Store for SqliteStore {
         if !keys.is_empty() {
             change.scope = Scope::Mailboxes(keys);
             tx.append_change(&change).await?;
-            Box::new(tx).commit().await?;
+            tx.commit().await?;
         }
         Ok(made)
     }
@@ -313,7 +313,7 @@ fn migrate(file: &Path) -> Result<(), OpenError> {
     embedded::migrations::runner().run(&mut connection).map_err(|error| OpenError::Migration(error.to_string())).map(drop)
 }
 
-async fn import_one(tx: &mut SqlTransaction<SqliteSession>, new: &NewMailbox, origin: &Origin) -> Result<()> {
+async fn import_one(tx: &mut Transaction, new: &NewMailbox, origin: &Origin) -> Result<()> {
     let mailbox = Mailbox {
         mailbox_id: new.mailbox_id,
         address: new.address.clone(),
