@@ -1,8 +1,12 @@
 //! Latchkey: mail passwords, one for each device, whose revocation holds everywhere at once. See ARCHITECTURE.md.
 
+pub mod agent;
+pub mod authority;
 pub mod cli;
 pub mod clock;
+pub mod closing;
 pub mod config;
+pub mod dovecot;
 pub mod grpc;
 pub mod hashing;
 pub mod http;
@@ -14,6 +18,7 @@ pub mod passwords;
 pub mod random;
 pub mod replication;
 pub mod serve;
+pub mod sockets;
 pub mod store;
 pub mod telemetry;
 pub mod throttle;

@@ -90,32 +90,55 @@ impl std::fmt::Debug for Credentials {
 impl ClientArgs {
     /// Reads the credentials. The connection itself is made at the first call, so that a command which can't begin says why first.
     pub(super) fn connect(self) -> Result<Session, Failure> {
-        let credentials = Credentials { token: self.token()?, actor: self.actor.as_deref().map(actor).transpose()? };
-        let mut endpoint = Endpoint::from_shared(self.server.clone())
-            .map_err(|error| Failure::usage(format!("--server {}: {error}", self.server)))?
-            .connect_timeout(CONNECT_TIMEOUT.min(self.timeout))
-            .tcp_nodelay(true)
-            .user_agent(concat!("latchkey-cli/", env!("CARGO_PKG_VERSION")))
-            .map_err(|error| Failure::usage(error.to_string()))?;
-        if let Some(tls) = self.tls()? {
+        let files = CredentialFiles {
+            ca: self.ca.as_ref(),
+            certificate: self.certificate.as_ref(),
+            key: self.key.as_ref(),
+            token: self.token_file.as_ref(),
+        };
+        let credentials = Credentials { token: files.token()?, actor: self.actor.as_deref().map(actor).transpose()? };
+        let user_agent = concat!("latchkey-cli/", env!("CARGO_PKG_VERSION"));
+        let mut endpoint = endpoint(&self.server, user_agent)?.connect_timeout(CONNECT_TIMEOUT.min(self.timeout));
+        if let Some(tls) = files.tls(&[&self.server])? {
             endpoint = endpoint.tls_config(tls).map_err(|error| Failure::usage(format!("TLS: {error}")))?;
         }
         Ok(Session { output: Output::new(self.json), timeout: self.timeout, channel: endpoint.connect_lazy(), credentials })
     }
+}
 
-    fn tls(&self) -> Result<Option<ClientTlsConfig>, Failure> {
-        if !self.server.starts_with("https://") {
+/// The files that say who calls, and whom to trust.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CredentialFiles<'a> {
+    pub(crate) ca: Option<&'a PathBuf>,
+    pub(crate) certificate: Option<&'a PathBuf>,
+    pub(crate) key: Option<&'a PathBuf>,
+    pub(crate) token: Option<&'a PathBuf>,
+}
+
+/// A server's endpoint, without TLS.
+pub(crate) fn endpoint(server: &str, user_agent: &'static str) -> Result<Endpoint, Failure> {
+    Endpoint::from_shared(server.to_owned())
+        .map_err(|error| Failure::usage(format!("--server {server}: {error}")))?
+        .tcp_nodelay(true)
+        .user_agent(user_agent)
+        .map_err(|error| Failure::usage(error.to_string()))
+}
+
+impl CredentialFiles<'_> {
+    /// What https:// servers are called with; `None` if there are none among them.
+    pub(crate) fn tls(&self, servers: &[&str]) -> Result<Option<ClientTlsConfig>, Failure> {
+        if !servers.iter().any(|server| server.starts_with("https://")) {
             return if self.ca.is_some() || self.certificate.is_some() || self.key.is_some() {
                 Err(Failure::usage("--ca, --certificate and --key want a --server that begins with https://".to_owned()))
             } else {
                 Ok(None)
             };
         }
-        let tls = match &self.ca {
+        let tls = match self.ca {
             Some(ca) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read("--ca", ca)?)),
             None => ClientTlsConfig::new().with_native_roots(),
         };
-        match (&self.certificate, &self.key) {
+        match (self.certificate, self.key) {
             (None, None) => Ok(Some(tls)),
             (Some(certificate), Some(key)) => {
                 Ok(Some(tls.identity(Identity::from_pem(read("--certificate", certificate)?, read("--key", key)?))))
@@ -124,8 +147,9 @@ impl ClientArgs {
         }
     }
 
-    fn token(&self) -> Result<Option<MetadataValue<Ascii>>, Failure> {
-        let Some(file) = &self.token_file else { return Ok(None) };
+    /// The `authorization` header.
+    pub(crate) fn token(&self) -> Result<Option<MetadataValue<Ascii>>, Failure> {
+        let Some(file) = self.token else { return Ok(None) };
         let token = read("--token-file", file)?;
         let token = String::from_utf8_lossy(&token);
         let mut value = MetadataValue::try_from(format!("Bearer {}", token.trim())).map_err(|_| {
@@ -179,7 +203,7 @@ pub(super) fn request_id() -> String {
     uuid::Builder::from_random_bytes(random::bytes()).into_uuid().to_string()
 }
 
-fn server(text: &str) -> Result<String, String> {
+pub(crate) fn server(text: &str) -> Result<String, String> {
     let has_host = ["http://", "https://"].iter().any(|scheme| text.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty()));
     has_host.then(|| text.to_owned()).ok_or_else(|| "must be like http://127.0.0.1:50051 or https://latchkey.example".to_owned())
 }

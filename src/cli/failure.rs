@@ -12,7 +12,7 @@ use crate::config;
 /// A command that ended otherwise than done.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
-pub(super) struct Failure {
+pub(crate) struct Failure {
     exit: Exit,
     message: String,
     advice: Option<String>,

@@ -1,12 +1,12 @@
 //! Floor 5: the command line. One file a command; those of operators are gRPC clients and hold no rules.
 
-mod client;
+pub(crate) mod client;
 mod completions;
 mod descriptor_set;
 mod device;
 mod doctor;
 mod events;
-mod failure;
+pub(crate) mod failure;
 mod health;
 mod import;
 mod keys;
@@ -30,7 +30,7 @@ use self::{
     client::{ClientArgs, Session},
     failure::Failure,
 };
-use crate::{config, serve};
+use crate::{agent, config, serve};
 
 /// Mail passwords, one for each device, whose revocation holds everywhere at once.
 #[derive(Parser, Debug)]
@@ -60,6 +60,7 @@ pub struct Cli {
 #[derive(Subcommand, Debug)]
 enum Command {
     Serve(Box<serve::Args>),
+    Agent(Box<agent::Args>),
     // A variant's help is the documentation of its arguments' type.
     Device(device::Args),
     Organization(organization::Args),
@@ -124,7 +125,7 @@ impl Command {
             Self::Member(args) => args.command.only_reads(),
             Self::Service(args) => args.command.only_reads(),
             Self::Mailbox(args) => args.command.only_reads(),
-            Self::Import(_) | Self::Serve(_) | Self::Keys(_) => false,
+            Self::Import(_) | Self::Serve(_) | Self::Agent(_) | Self::Keys(_) => false,
             Self::Login(_) | Self::Events(_) | Self::Watch(_) | Self::Health(_) | Self::Doctor(_) => true,
             Self::DescriptorSet(_) | Self::Completions(_) => true,
         }
@@ -134,6 +135,7 @@ impl Command {
         let only_reads = self.only_reads();
         match self {
             Self::Serve(args) => serve::command(&args),
+            Self::Agent(args) => agent::command(&args),
             Self::Keys(args) => args.run(),
             Self::Doctor(args) => args.run(),
             Self::DescriptorSet(args) => args.run(),

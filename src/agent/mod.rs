@@ -1,0 +1,149 @@
+//! `latchkey agent`: the process of a mail host, put together and run.
+//!
+//! A door is a task that owns its listener, started in [`run`] by `run_for_ever` with a [`Host`]; it must not end. When the drain starts it takes no new connection,
+//! and answers what is under way.
+
+mod settings;
+
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use futures_util::FutureExt;
+use tokio::{net::TcpListener, sync::oneshot};
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+pub use self::settings::{Args, SaslListen};
+use crate::{
+    authority::Host,
+    cli::Exit,
+    clock::SystemClock,
+    closing::Closers,
+    dovecot::ClientKind,
+    lifecycle::{Drain, notify_service_manager, run_for_ever, stop_on_signals},
+    sockets::{DEFAULT_MODE, Listener, Place},
+    telemetry::Telemetry,
+    upstream::{Settings, Watching},
+};
+
+/// The sockets, bound. A test may make its own.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    pub sasl: Vec<(Listener, ClientKind)>,
+    pub dovecot_login: Option<Listener>,
+    pub dovecot_master: Option<Listener>,
+    pub http: Option<TcpListener>,
+    pub policy: Vec<Listener>,
+}
+
+/// `latchkey agent`: runs until a signal stops it.
+pub(super) fn command(args: &Args) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let outcome = runtime.context("the runtime can't be started").and_then(|runtime| {
+        let outcome = runtime.block_on(async {
+            let listeners = Listeners::bind(args).await?;
+            let (signaled, shutdown) = oneshot::channel();
+            run_for_ever("signals", stop_on_signals(signaled));
+            run(args, listeners, shutdown.map(drop)).await
+        });
+        runtime.shutdown_timeout(Duration::from_secs(1));
+        outcome
+    });
+    match outcome {
+        Ok(()) => Exit::Done.into(),
+        Err(problem) => {
+            eprintln!("error: {problem:#}");
+            Exit::Refused.into()
+        }
+    }
+}
+
+impl Listeners {
+    /// Binds what the settings name.
+    pub async fn bind(args: &Args) -> anyhow::Result<Self> {
+        let mut listeners = Self::default();
+        for SaslListen { place, client } in &args.sasl_listen {
+            listeners.sasl.push((bind("--sasl-listen", place).await?, *client));
+        }
+        let unix = |path: &PathBuf| Place::Unix { path: path.clone(), mode: DEFAULT_MODE };
+        if let Some(path) = &args.dovecot_login_listen {
+            listeners.dovecot_login = Some(bind("--dovecot-login-listen", &unix(path)).await?);
+        }
+        if let Some(path) = &args.dovecot_master_listen {
+            listeners.dovecot_master = Some(bind("--dovecot-master-listen", &unix(path)).await?);
+        }
+        if let Some(address) = args.http_listen {
+            let bound = TcpListener::bind(address).await;
+            listeners.http = Some(bound.with_context(|| format!("--http-listen: can't listen on {address}"))?);
+        }
+        for place in &args.policy_listen {
+            listeners.policy.push(bind("--policy-listen", place).await?);
+        }
+        Ok(listeners)
+    }
+}
+
+async fn bind(flag: &str, place: &Place) -> anyhow::Result<Listener> {
+    Listener::bind(place).await.with_context(|| format!("{flag}: can't listen on {place}"))
+}
+
+/// Runs an agent on its listeners. When `shutdown` completes, the agent drains: it answers what is under way, and
+/// this returns.
+pub async fn run(args: &Args, listeners: Listeners, shutdown: impl Future<Output = ()> + Send + 'static) -> anyhow::Result<()> {
+    let clock = SystemClock::shared();
+    let telemetry = Telemetry::start(&args.telemetry(), Arc::clone(&clock))?;
+    let name = args.host_name();
+    let (replicas, credentials) = args.replicas()?;
+    let settings = Settings {
+        replicas,
+        name: name.clone(),
+        credentials,
+        cache_mailboxes: args.cache_mailboxes,
+        close_when_cut_off_for: args.close_when_cut_off_for,
+    };
+    let closers = Arc::new(Closers::default());
+    let closer = Arc::clone(&closers);
+    let upstream = Watching::new(settings, Arc::clone(&clock), Arc::new(move |number, reason| closer.close(number, reason)));
+    let upstream = Arc::new(upstream);
+    let drain = Drain::new();
+    let to_drain = drain.clone();
+    tokio::spawn(async move {
+        shutdown.await;
+        to_drain.start();
+    });
+    run_for_ever("upstream", Arc::clone(&upstream).run());
+    let host = Host {
+        authority: Arc::clone(&upstream) as _,
+        closers,
+        clock,
+        drain: drain.clone(),
+        connections: TaskTracker::new(),
+        name: name.as_str().into(),
+    };
+    start_doors(&host, listeners);
+    // Mail servers may start: until a replica is followed, they are told to try later.
+    notify_service_manager("READY=1");
+
+    let mut connected = upstream.connected();
+    tokio::select! {
+        followed = connected.wait_for(|connected| *connected) => {
+            followed.context("no replica is followed any more")?;
+            println!("Latchkey's agent is ready");
+            info!(name, "serving");
+            drain.started().await;
+        }
+        () = drain.started() => (),
+    }
+    host.connections.close();
+    if tokio::time::timeout(args.drain_timeout, host.connections.wait()).await.is_err() {
+        warn!(connections = host.connections.len(), "some answers took longer than the drain's time and are cut off");
+    }
+    info!("stopped");
+    telemetry.shutdown().await;
+    Ok(())
+}
+
+/// Starts each door as a task that never ends.
+fn start_doors(_host: &Host, listeners: Listeners) {
+    let Listeners { sasl: _, dovecot_login: _, dovecot_master: _, http: _, policy: _ } = listeners;
+}
