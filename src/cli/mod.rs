@@ -16,6 +16,7 @@ mod mailbox;
 mod member;
 mod organization;
 mod output;
+mod probe;
 mod prompt;
 mod render;
 mod service;
@@ -74,6 +75,7 @@ enum Command {
     Keys(keys::Args),
     Doctor(Box<doctor::Args>),
     Health(health::Args),
+    Probe(Box<probe::Args>),
     DescriptorSet(descriptor_set::Args),
     Completions(completions::Args),
 }
@@ -127,7 +129,7 @@ impl Command {
             Self::Mailbox(args) => args.command.only_reads(),
             Self::Import(_) | Self::Serve(_) | Self::Agent(_) | Self::Keys(_) => false,
             Self::Login(_) | Self::Events(_) | Self::Watch(_) | Self::Health(_) | Self::Doctor(_) => true,
-            Self::DescriptorSet(_) | Self::Completions(_) => true,
+            Self::Probe(_) | Self::DescriptorSet(_) | Self::Completions(_) => true,
         }
     }
 
@@ -138,6 +140,7 @@ impl Command {
             Self::Agent(args) => agent::command(&args),
             Self::Keys(args) => args.run(),
             Self::Doctor(args) => args.run(),
+            Self::Probe(args) => args.run(),
             Self::DescriptorSet(args) => args.run(),
             Self::Completions(args) => args.run(),
             Self::Health(health::Args { client }) => ask(client, only_reads, health::run),

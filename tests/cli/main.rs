@@ -8,6 +8,7 @@ mod exits;
 mod help;
 mod import;
 mod login;
+mod probe;
 mod server;
 mod settings;
 
