@@ -36,6 +36,7 @@ use latchkey::{
 };
 use latchkey_core::{
     confirmation::Node,
+    downstream::{CutOff, Hello, Message, Outbox, StreamKey},
     log::Head,
     model::{
         address::Address,
@@ -57,6 +58,7 @@ enum Place {
     ReadMailbox,
     ReadHash,
     Head,
+    Join,
 }
 
 /// One stop: says that it was reached, and waits to go on.
@@ -71,11 +73,18 @@ struct Held {
     store: Mutex<Arc<dyn Store>>,
     stop: Mutex<Option<Stop>>,
     is_away: AtomicBool,
+    /// Who comes to this place next gets an error, though it was done.
+    fails: Mutex<Option<Place>>,
 }
 
 impl Held {
     fn over(store: Arc<dyn Store>) -> Arc<Self> {
-        Arc::new(Self { store: Mutex::new(store), stop: Mutex::default(), is_away: AtomicBool::new(false) })
+        Arc::new(Self {
+            store: Mutex::new(store),
+            stop: Mutex::default(),
+            is_away: AtomicBool::new(false),
+            fails: Mutex::default(),
+        })
     }
 
     fn store(&self) -> Arc<dyn Store> {
@@ -94,11 +103,15 @@ impl Held {
         (was_reached, go)
     }
 
-    async fn pass(&self, place: Place) {
+    async fn pass(&self, place: Place) -> Result<()> {
         let stop = self.stop.lock().expect("not poisoned").take_if(|stop| stop.place == place);
         if let Some(Stop { reached, go_on, .. }) = stop {
             reached.send(()).expect("the test waits");
             go_on.await.expect("the test lets it go");
+        }
+        match self.fails.lock().expect("not poisoned").take_if(|fails| *fails == place) {
+            Some(_) => Err(StoreError::Unavailable("the test lost the answer".to_owned())),
+            None => Ok(()),
         }
     }
 }
@@ -112,7 +125,7 @@ macro_rules! held_store {
                     return Err(StoreError::Unavailable("the test took it away".to_owned()));
                 }
                 let answer = self.store().$method($($name),*).await;
-                $(self.pass(Place::$place).await;)?
+                $(self.pass(Place::$place).await?;)?
                 answer
             })*
 
@@ -136,7 +149,7 @@ held_store! {
     add_logins(logins: &[LoginCount]) -> ();
     begin(name: &'static str, mode: Mode) -> Transaction;
     import(mailboxes: &[NewMailbox], origin: &Origin) -> Vec<bool>;
-    join(node: &Node) -> ();
+    join(node: &Node) -> (), at Join;
     leave(node_id: NodeId) -> ();
     sync(node_id: NodeId, renewals: u64, acknowledged: Revision, applied: Position) -> Option<Head>, at Head;
     acknowledge(node_id: NodeId, renewals: u64, acknowledged: Revision, applied: Position) -> bool;
@@ -305,6 +318,9 @@ async fn without_a_store_a_warm_login_is_let_in_until_the_lease_ends_and_then_ge
     let (held, clock, replica, alice, password, _folder) = without_a_store(Freshness::Lease).await;
     let good = attempt(&alice, &password);
     assert!(replica.login.authenticate(&good).await.expect("the lease holds").is_allowed());
+    // Another replica may have made a device with it since: the lease does not say that it has not.
+    let unknown = replica.login.authenticate(&attempt(&alice, "wrong")).await;
+    assert!(matches!(unknown, Err(NoAnswer::StoreUnavailable)), "never a denial by the lease alone: {unknown:?}");
     let lease = common::settings().feed.lease;
     clock.0.store(u64::try_from(lease.as_nanos()).expect("short"), Ordering::SeqCst);
     for attempt in [good.clone(), attempt(&alice, "wrong")] {
@@ -491,4 +507,43 @@ async fn a_revocation_that_the_database_has_lost_is_not_said_to_be_effective() {
     let outcome = revoking.await.expect("no panic");
     assert!(matches!(outcome, Err(Refusal::ChangeLost(_))), "{outcome:?}");
     assert_eq!(world.login().await, Reason::Ok, "it has to be said again");
+}
+
+/// What a watcher's stream gets.
+struct Queue(std::sync::mpsc::Sender<Message>);
+
+impl Outbox for Queue {
+    fn send(&mut self, message: Message) -> bool {
+        self.0.send(message).is_ok()
+    }
+
+    fn cut_off(self: Box<Self>, _why: CutOff) {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_whose_joining_failed_half_way_does_not_go_on_from_before() {
+    let mut world = Rewound::new().await;
+    let nodes = world.first.store.nodes().await.expect("read");
+    let row = nodes.into_iter().min_by_key(|node| node.node_id).expect("it was the first to join");
+    let stopped = world.stop_feed().await;
+    world.change(|world| &world.first).await;
+    world.first.store.leave(row.node_id).await.expect("the row is gone");
+    let (joined, go) = world.held.stop_at(Place::Join);
+    *world.held.fails.lock().expect("not poisoned") = Some(Place::Join);
+    stopped.send(()).expect("it waits");
+    joined.await.expect("the feed joins anew");
+    // A watcher comes, and begins where the replica does. Then the former row is back: a failover undid its end.
+    let (queue, messages) = std::sync::mpsc::channel();
+    let key = StreamKey([7; 16]);
+    let hello = Hello { name: "imap1".to_owned(), id: uuid::Uuid::from_u128(7), resume: None, observes: false, key };
+    let welcome = world.replica.feed.watchers().hello(hello, Box::new(Queue(queue))).expect("there is room");
+    world.first.store.join(&row).await.expect("the row is back");
+    go.send(()).expect("it waits");
+    while world.replica.feed.sync().await.is_err() {}
+    world.replica.feed.sync().await.expect("applied");
+    let before = messages.try_iter().find_map(|message| match message {
+        Message::Change { change, .. } => Some(change.revision).filter(|revision| *revision <= welcome.position.revision),
+        _ => None,
+    });
+    assert_eq!(before, None, "the watcher has begun at {:?}", welcome.position);
 }

@@ -37,6 +37,9 @@ use latchkey_core::{
 
 /// A mailbox that changes this often while one login is under way is not worth more tries.
 const MAX_ROUNDS: usize = 8;
+/// Denials wait together for a sync: so many syncs in the time that one denial takes, however many guesses
+/// there are.
+const SYNCS_PER_DENIAL: u32 = 4;
 
 /// No answer: the mail program is told to try later. Never a denial.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -72,6 +75,14 @@ pub struct CachedLogins {
     pub last_time: Timestamp,
 }
 
+/// A verdict, and the record that it was judged by.
+struct Judged {
+    verdict: Verdict,
+    entry: Arc<Entry>,
+    /// The record was read for this very login, so it is as new as the login.
+    is_own_read: bool,
+}
+
 /// What judges logins.
 pub struct Login {
     pub store: Arc<dyn Store>,
@@ -95,18 +106,21 @@ impl Login {
             return Ok(verdict);
         }
         let arrived = self.clock.boot();
-        let (verdict, entry) = self.judge(attempt, arrived).await?;
-        if verdict.is_allowed() {
-            return Ok(verdict);
+        let mut judged = self.judge(attempt, arrived).await?;
+        if !judged.verdict.is_allowed() {
+            // CreateDevice and whatever else revokes nothing answer at once. A lease says that nothing was
+            // revoked unseen; that nothing was allowed unseen, only a sync begun after the login does.
+            if !judged.is_own_read && judged.verdict.reason != Reason::Throttled {
+                self.feed.sync_with_others(self.denial_delay / SYNCS_PER_DENIAL).await.map_err(|_| NoAnswer::StoreUnavailable)?;
+                if !judged.entry.is_current() {
+                    judged = self.judge(attempt, arrived).await?;
+                }
+            }
         }
-        self.wait_for_denial(arrived).await;
-        // CreateDevice and PutMailbox answer at once. What they made, this process may have learned just after
-        // the password was found to be nobody's.
-        let is_nobodys = matches!(verdict.reason, Reason::WrongPassword | Reason::UnknownAddress);
-        if !is_nobodys || entry.is_current() || self.feed.applied() == verdict.revision {
-            return Ok(verdict);
+        let Judged { verdict, entry, .. } = judged;
+        if let Some(mailbox) = &entry.read.mailbox {
+            self.note(mailbox, attempt, &verdict, self.clock.wall());
         }
-        let (verdict, _) = self.judge(attempt, arrived).await?;
         if !verdict.is_allowed() {
             self.wait_for_denial(arrived).await;
         }
@@ -175,8 +189,7 @@ impl Login {
         Err(NoAnswer::TooManyChanges)
     }
 
-    /// The verdict, and the record that it was judged by.
-    async fn judge(self: &Arc<Self>, attempt: &Attempt, arrived: BootTime) -> Result<(Verdict, Arc<Entry>), NoAnswer> {
+    async fn judge(self: &Arc<Self>, attempt: &Attempt, arrived: BootTime) -> Result<Judged, NoAnswer> {
         let key = attempt.address.key();
         for _ in 0..MAX_ROUNDS {
             let (entry, is_own_read) = self.entry(&attempt.address, key).await?;
@@ -185,7 +198,7 @@ impl Login {
                     continue;
                 };
                 self.throttle.count(attempt.client_ip, None, self.clock.boot());
-                return Ok((denied(Reason::UnknownAddress, revision), entry));
+                return Ok(Judged { verdict: denied(Reason::UnknownAddress, revision), entry, is_own_read });
             };
             let (proof, hashed) = match proof::find(attempt.password.expose(), mailbox, &self.tagger, &self.memos) {
                 Proof::Proven(place) => (Some(place), false),
@@ -196,8 +209,7 @@ impl Login {
                             continue;
                         };
                         let verdict = Verdict { retry_after: Some(wait), ..denied(Reason::Throttled, revision) };
-                        self.note(mailbox, attempt, &verdict, self.clock.wall());
-                        return Ok((verdict, entry));
+                        return Ok(Judged { verdict, entry, is_own_read });
                     }
                     None => (self.try_candidates(attempt, mailbox, &candidates).await?, true),
                 },
@@ -214,8 +226,7 @@ impl Login {
                     denied(Reason::WrongPassword, revision)
                 }
             };
-            self.note(mailbox, attempt, &verdict, now);
-            return Ok((verdict, entry));
+            return Ok(Judged { verdict, entry, is_own_read });
         }
         Err(NoAnswer::TooManyChanges)
     }

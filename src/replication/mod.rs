@@ -89,6 +89,8 @@ pub struct Feed {
     node: Mutex<Option<NodeId>>,
     /// The row that is being made.
     joining: tokio::sync::Mutex<Option<NodeId>>,
+    /// The row from before, which goes once the new one is there.
+    former: Mutex<Option<NodeId>>,
     /// When a sync was completed last, by the boot clock.
     completed: AtomicU64,
     rows: Rows,
@@ -114,6 +116,7 @@ impl Feed {
             synced: watch::Sender::new(false),
             node: Mutex::default(),
             joining: tokio::sync::Mutex::default(),
+            former: Mutex::default(),
             completed: AtomicU64::new(0),
             rows: Rows::default(),
             turn: tokio::sync::Mutex::new(false),
@@ -156,6 +159,14 @@ impl Feed {
         }
         self.wake.notify_one();
         answer.await.unwrap_or(Err(NoSync))
+    }
+
+    /// As [`Self::sync`], at the next whole multiple of `interval`: all who wait until then share one sync.
+    pub async fn sync_with_others(&self, interval: Duration) -> Result<(), NoSync> {
+        let interval = interval.as_nanos().max(1);
+        let since_last = u128::from(self.clock.boot().0) % interval;
+        tokio::time::sleep(Duration::from_nanos(u64::try_from(interval - since_last).unwrap_or(0))).await;
+        self.sync().await
     }
 
     /// Something may have changed: sync at once.
@@ -229,7 +240,7 @@ impl Feed {
             let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
             let is_due = renewed.is_none_or(|renewed| began - renewed >= self.settings.lease / 5);
             // Who waits for want of a lease is served by getting one: a write, which a primary that was replaced can't make.
-            let lacks_lease = !waiting.is_empty() && self.settings.freshness == Freshness::Lease;
+            let lacks_lease = !waiting.is_empty() && self.settings.freshness == Freshness::Lease && !self.has_lease();
             let why = if is_due || lacks_lease { Why::Renewal } else { Why::Asked };
             let node = progress.as_ref().map(|progress: &Progress| progress.node_id);
             let turn = self.turn.lock().await;
@@ -307,7 +318,11 @@ impl Feed {
     async fn sync_once(&self, progress: &mut Option<Progress>, why: Why) -> Result<Next, StoreError> {
         let at = match progress {
             Some(at) => at,
-            None => progress.insert(self.join().await?),
+            None => {
+                let at = progress.insert(self.join().await?);
+                self.leave_former_row().await;
+                at
+            }
         };
         let before = self.acknowledged();
         let acknowledged = self.acknowledge(at).await?;
@@ -372,19 +387,30 @@ impl Feed {
         let Some(before) = progress else {
             return Ok(Next::Again);
         };
-        let (node_id, head) = (before.node_id, self.store.feed_head(before.applied.revision).await?);
+        let head = self.store.feed_head(before.applied.revision).await?;
         if before.judge(head) == Step::Rewound {
             self.state.clear(head.revision);
             self.revoke_lost(before, head).await?;
         } else {
             warn!("this process's row in the database is gone; it empties its cache and joins anew");
         }
-        // The new row before the old one goes: somebody must be waited for as long as a watcher holds a lease.
+        // Joining starts from the log's head. If it fails half-way, nothing may go on from before.
+        *self.former.lock().unwrap_or_else(PoisonError::into_inner) = Some(before.node_id);
+        *progress = None;
         *progress = Some(self.join().await?);
-        if let Err(error) = self.store.leave(node_id).await {
+        self.leave_former_row().await;
+        Ok(Next::Again)
+    }
+
+    /// The new row comes before the old one goes: somebody must be waited for as long as a watcher holds a
+    /// lease.
+    async fn leave_former_row(&self) {
+        let former = self.former.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(node_id) = former
+            && let Err(error) = self.store.leave(node_id).await
+        {
             warn!(%error, "this process's former row stays: one revocation waits for it in vain");
         }
-        Ok(Next::Again)
     }
 
     /// Makes this process's row, so that revocations wait for it, before it may use its cache: which is empty.

@@ -303,7 +303,7 @@ impl Checker<'_> {
 
     fn fast_way(&mut self) {
         let Counts { allowed_from_watchers_caches, allowed_in_outages, .. } = count(self.history);
-        if allowed_from_watchers_caches == 0 || allowed_in_outages == 0 {
+        if allowed_from_watchers_caches + allowed_in_outages == 0 {
             let told = format!(
                 "{allowed_from_watchers_caches} logins were allowed from watchers' caches, {allowed_in_outages} by replicas cut off from the database"
             );
