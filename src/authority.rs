@@ -6,31 +6,20 @@ use std::{fmt, net::IpAddr, sync::Arc};
 use async_trait::async_trait;
 use tokio_util::task::TaskTracker;
 
-use crate::{closing::Closers, lifecycle::Drain, upstream::Watching};
+use crate::{
+    closing::Closers,
+    lifecycle::Drain,
+    upstream::{Opening, Upstream},
+};
 pub use crate::{
     closing::SessionNumber,
-    upstream::{Answer, NoAnswer},
+    upstream::{Admission, Answer, NoAnswer, Standing, TooManySessions},
 };
-/// What an allowed login leaves: whose password it was, and as of when that was judged.
-pub use latchkey_core::model::verdict::Session as Admission;
 use latchkey_core::model::{
     clock::{SharedClock, Timestamp},
     protocol::Protocol,
-    secret::Secret,
-    verdict::{Attempt, Reason},
+    verdict::Attempt,
 };
-
-/// What became of a login that was allowed before.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Standing {
-    Valid,
-    Ended(Reason),
-}
-
-/// This host has as many sessions open as it may.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("this host has as many sessions open as it may")]
-pub struct TooManySessions;
 
 /// See the module. An error is "no answer": the mail program is told to try later, never that it is wrong.
 #[async_trait]
@@ -40,6 +29,13 @@ pub trait Authority: Send + Sync + 'static {
 
     /// Judges an admitted login a second time.
     async fn judge(&self, admission: &Admission) -> Result<Standing, NoAnswer>;
+
+    /// The admission as text, which a mail server carries from the login to the session: ASCII without spaces,
+    /// at most 700 bytes.
+    fn encode(&self, admission: &Admission) -> String;
+
+    /// `None`: no text of ours.
+    fn decode(&self, text: &str) -> Option<Admission>;
 
     /// A session begins with an admitted login. Its close may be asked for before this returns.
     fn opened(
@@ -78,13 +74,21 @@ impl fmt::Debug for Host {
 }
 
 #[async_trait]
-impl Authority for Watching {
+impl Authority for Upstream {
     async fn authenticate(&self, attempt: &Attempt) -> Result<Answer, NoAnswer> {
         Self::authenticate(self, attempt).await
     }
 
-    async fn judge(&self, _admission: &Admission) -> Result<Standing, NoAnswer> {
-        Err(NoAnswer::NoReplica("no replica can judge an admitted login yet".to_owned()))
+    async fn judge(&self, admission: &Admission) -> Result<Standing, NoAnswer> {
+        Self::judge(self, admission).await
+    }
+
+    fn encode(&self, admission: &Admission) -> String {
+        admission.encode(self.id())
+    }
+
+    fn decode(&self, text: &str) -> Option<Admission> {
+        Admission::decode(text, self.id())
     }
 
     fn opened(
@@ -92,16 +96,16 @@ impl Authority for Watching {
         admission: &Admission,
         protocol: Protocol,
         client_ip: Option<IpAddr>,
-        _open_time: Timestamp,
+        open_time: Timestamp,
     ) -> Result<SessionNumber, TooManySessions> {
-        let address = admission.address.clone();
-        let attempt = Attempt { address, password: Secret::new(vec![]), protocol, client_ip, frontend: "".into() };
-        Ok(Self::opened(self, admission.clone(), &attempt))
+        Self::opened(self, Opening { session: admission.session.clone(), protocol, client_ip, open_time })
     }
 
     fn closed(&self, number: SessionNumber) {
         Self::closed(self, number);
     }
 
-    fn refused(&self, _number: SessionNumber) {}
+    fn refused(&self, number: SessionNumber) {
+        Self::refused(self, number);
+    }
 }

@@ -10,6 +10,7 @@ pub mod lease;
 mod lease_tests;
 pub mod log;
 pub mod login;
+pub mod mail_host;
 pub mod model;
 pub mod replica;
 

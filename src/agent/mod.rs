@@ -23,7 +23,7 @@ use crate::{
     lifecycle::{Drain, notify_service_manager, run_for_ever, stop_on_signals},
     sockets::{DEFAULT_MODE, Listener, Place},
     telemetry::Telemetry,
-    upstream::{Settings, Watching},
+    upstream::{Settings, Upstream},
 };
 
 /// The sockets, bound. A test may make its own.
@@ -103,7 +103,7 @@ pub async fn run(args: &Args, listeners: Listeners, shutdown: impl Future<Output
     };
     let closers = Arc::new(Closers::default());
     let closer = Arc::clone(&closers);
-    let upstream = Watching::new(settings, Arc::clone(&clock), Arc::new(move |number, reason| closer.close(number, reason)));
+    let upstream = Upstream::new(settings, Arc::clone(&clock), Arc::new(move |number, reason| closer.close(number, reason)));
     let upstream = Arc::new(upstream);
     let drain = Drain::new();
     let to_drain = drain.clone();
@@ -138,6 +138,8 @@ pub async fn run(args: &Args, listeners: Listeners, shutdown: impl Future<Output
     if tokio::time::timeout(args.drain_timeout, host.connections.wait()).await.is_err() {
         warn!(connections = host.connections.len(), "some answers took longer than the drain's time and are cut off");
     }
+    // Last, so that no answer from the cache is given after nobody waits for this host any more.
+    upstream.stop();
     info!("stopped");
     telemetry.shutdown().await;
     Ok(())

@@ -1,20 +1,20 @@
-//! Floor 3: the other end of `Watch`: a process on a mail host that answers logins from a cache of its own, and closes sessions. It runs the replica's cache, memos,
-//! policy and lease; what is behind them is not a store but a replica.
+//! Floor 3: the other end of `Watch`: a process beside mail servers that answers logins from a cache of its
+//! own, and learns which sessions a change ends. `latchkey_core::mail_host` decides; this carries it out over
+//! gRPC.
 //!
-//! One task follows a replica ([`Watching::run`]), and another one when that fails. A login ([`Watching::authenticate`]) is answered from memory while a lease
-//! runs; else the replica is asked.
+//! One task follows a replica ([`Upstream::run`]), and another one when that fails. A login
+//! ([`Upstream::authenticate`]) is answered from memory while a lease runs; else a replica is asked.
 
 mod follow;
 mod messages;
-mod sessions;
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tonic::{
     Code, Status,
     service::{Interceptor, interceptor::InterceptedService},
@@ -22,30 +22,26 @@ use tonic::{
 };
 use uuid::Uuid;
 
-pub use self::sessions::{CloseSession, SessionNumber};
-use self::{follow::ToSend, sessions::OpenSessions};
+use self::messages::ToSend;
 use crate::proto::{self, authorization_client::AuthorizationClient};
+pub use latchkey_core::mail_host::{Admission, Answer, Opening, SessionNumber, Standing, TooManySessions};
 use latchkey_core::{
-    cache::{
-        mailboxes::{Entry, Load, MailboxCache},
-        memos::Memos,
-    },
-    lease::Lease,
-    login::{policy, proof},
+    mail_host::{self, Close, MailHost},
     model::{
-        change::{Position, Revision},
+        change::Revision,
         clock::SharedClock,
-        record::{MailboxRead, MailboxRecord},
-        verdict::{Attempt, ProvenPassword, Reason, Session},
+        verdict::{Attempt, Reason},
     },
 };
 
-/// For one login that is asked of a replica.
-const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one replica may take for an answer before the next one is asked.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long all of them together may take. Postfix waits for 10 s.
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// How a watcher is set up.
+/// How this side of `Watch` is set up.
 pub struct Settings {
-    /// The replicas, as channels that connect by themselves. The first that answers is followed.
+    /// The replicas, as channels that connect by themselves. One is followed, and the next when it is gone.
     pub replicas: Vec<Channel>,
     /// For people.
     pub name: String,
@@ -72,63 +68,65 @@ impl Interceptor for Credentials {
 
 type Client = AuthorizationClient<InterceptedService<Channel, Credentials>>;
 
-/// An answer to a login.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Answer {
-    pub reason: Reason,
-    /// With [`Reason::Ok`]: what the session is opened with.
-    pub session: Option<Session>,
-    /// Whether memory answered it.
-    pub is_from_cache: bool,
-}
-
 /// No answer: the mail program is told to try later. Never a denial.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum NoAnswer {
     #[error("no replica answers: {0}")]
     NoReplica(String),
+    #[error("too many wrong guesses: the password was not judged")]
+    Throttled,
     #[error("the login was refused as malformed: {0}")]
     Malformed(String),
 }
 
+/// Closes a session, for a reason: called once for each. Must not wait. [`Upstream::closed`] says that it
+/// has ended.
+pub type CloseSession = Arc<dyn Fn(SessionNumber, Reason) + Send + Sync>;
+
 /// See the module.
-pub struct Watching {
+pub struct Upstream {
+    /// Names this process to the replicas.
     id: Uuid,
     settings: Settings,
     clock: SharedClock,
-    cache: MailboxCache,
-    memos: Memos,
-    lease: Lease,
-    /// What was applied last; `None` while nothing is known.
-    applied: Mutex<Option<Position>>,
-    sessions: Mutex<OpenSessions>,
+    host: MailHost,
+    close_session: CloseSession,
     /// The replica that is followed.
     followed: watch::Sender<usize>,
     connected: watch::Sender<bool>,
-    /// Of the stream that is followed; empty while there is none.
-    stream_key: Mutex<Vec<u8>>,
+    /// To the stream that is followed, if there is one.
+    stream: Mutex<Option<ToSend>>,
+    has_reports: Arc<Notify>,
 }
 
-impl Watching {
-    pub fn new(settings: Settings, clock: SharedClock, closer: CloseSession) -> Self {
+impl Upstream {
+    pub fn new(settings: Settings, clock: SharedClock, close_session: CloseSession) -> Self {
+        let has_reports = Arc::<Notify>::default();
+        let host_settings = mail_host::Settings {
+            cache_mailboxes: settings.cache_mailboxes,
+            memo_key: crate::random::bytes(),
+            close_when_cut_off_for: settings.close_when_cut_off_for,
+        };
+        let wake = Arc::clone(&has_reports);
+        let wake = Arc::new(move || wake.notify_one());
+        // Hosts spread over the replicas by chance.
+        let first = usize::from_ne_bytes(crate::random::bytes()) % settings.replicas.len().max(1);
         Self {
             id: Uuid::from_bytes(crate::random::bytes()),
-            cache: MailboxCache::with_capacity(settings.cache_mailboxes),
-            memos: Memos::with_capacity(settings.cache_mailboxes, &crate::random::bytes()),
-            lease: Lease::default(),
-            applied: Mutex::default(),
-            sessions: Mutex::new(OpenSessions::new(closer)),
-            followed: watch::Sender::new(0),
-            connected: watch::Sender::new(false),
-            stream_key: Mutex::default(),
+            host: MailHost::new(&host_settings, Arc::clone(&clock), wake),
             settings,
             clock,
+            close_session,
+            followed: watch::Sender::new(first),
+            connected: watch::Sender::new(false),
+            stream: Mutex::default(),
+            has_reports,
         }
     }
 
     /// Whether answers come from the cache just now.
     pub fn has_lease(&self) -> bool {
-        self.lease.holds(self.clock.boot(), self.clock.wall())
+        self.host.has_lease()
     }
 
     /// Whether a replica is followed.
@@ -138,104 +136,98 @@ impl Watching {
 
     /// The last change that was applied.
     pub fn applied(&self) -> Revision {
-        self.applied.lock().unwrap_or_else(PoisonError::into_inner).map_or(Revision::default(), |position| position.revision)
+        self.host.applied()
     }
 
-    /// Judges a login: from memory if that can allow it, else by asking a replica.
+    /// Mailboxes in the cache.
+    pub fn cached_mailboxes(&self) -> usize {
+        self.host.cached_mailboxes()
+    }
+
+    /// Logins answered from the cache that were not reported, for lack of room.
+    pub fn uncounted_logins(&self) -> u64 {
+        self.host.uncounted_logins()
+    }
+
+    /// Names this process, for [`Admission::encode`].
+    pub fn id(&self) -> Uuid {
+        self.id
+    }
+
+    /// Judges a login: from memory if that can allow it, else by asking a replica. A denial takes the time
+    /// that the replica gives it.
     pub async fn authenticate(&self, attempt: &Attempt) -> Result<Answer, NoAnswer> {
-        if let Some(answer) = self.authenticate_warm(attempt) {
-            return Ok(answer);
+        match self.host.answer(attempt) {
+            Some(answer) => Ok(answer),
+            None => within_login_timeout(self.ask(attempt)).await,
         }
-        // Before the replica is asked: changes applied from here on overtake the answer.
-        let (load, applied) = (self.cache.begin_load(attempt.address.key()), self.applied());
-        let (answer, is_of_followed) = self.ask(attempt).await?;
-        let reason = Reason::from_number(answer.reason.into()).filter(|_| answer.reason != 0);
-        let is_allowed = answer.decision() == proto::Decision::Allow;
-        let session = is_allowed.then(|| Session::decode("session", &answer.session)).and_then(Result::ok);
-        let reason = match (is_allowed, reason) {
-            (true, _) => Reason::Ok,
-            // A reason that this version does not know is a denial all the same.
-            (false, Some(Reason::Ok) | None) => Reason::WrongPassword,
-            (false, Some(reason)) => reason,
-        };
-        if let (Some(session), Some(cache)) = (&session, &answer.cache)
-            && is_of_followed
-            && answer.revision >= applied.0
-            && let Some(record) = messages::record(session.password, cache)
-        {
-            self.remember(load, attempt, session.password, Revision(answer.revision), record);
-        }
-        Ok(Answer { reason, session, is_from_cache: false })
     }
 
-    /// A session is opened with an allowed login. If its password has ended meanwhile, it is closed at once.
-    pub fn opened(&self, session: Session, attempt: &Attempt) -> SessionNumber {
-        self.lock_sessions().open(session, attempt.protocol, attempt.client_ip, self.clock.wall())
+    /// Judges a session a second time, just before it opens.
+    pub async fn judge(&self, admission: &Admission) -> Result<Standing, NoAnswer> {
+        match self.host.standing(admission) {
+            Some(standing) => Ok(standing),
+            None => within_login_timeout(self.check(admission)).await,
+        }
     }
 
-    /// It has ended, by whomever.
+    /// A session opens with an allowed login. If its password has ended meanwhile, it is closed at once.
+    pub fn opened(&self, opening: Opening) -> Result<SessionNumber, TooManySessions> {
+        let (number, close) = self.host.opened(opening)?;
+        self.close(close);
+        Ok(number)
+    }
+
+    /// A session has ended, by whomever.
     pub fn closed(&self, number: SessionNumber) {
-        self.lock_sessions().close(number);
+        self.host.closed(number);
+    }
+
+    /// A session that was to close is still connected, and every further command in it is refused.
+    pub fn refused(&self, number: SessionNumber) {
+        self.host.refused(number);
     }
 
     /// How many sessions are open.
     pub fn sessions(&self) -> usize {
-        self.lock_sessions().len()
+        self.host.sessions()
     }
 
-    fn authenticate_warm(&self, attempt: &Attempt) -> Option<Answer> {
-        let entry = self.cache.get(attempt.address.key())?;
-        let record = entry.read.mailbox.as_ref()?;
-        let device = proof::find_remembered(attempt.password.expose(), record, &self.memos)?;
-        // Authority comes last: both must hold after the proof.
-        let (now, applied) = (self.clock.wall(), self.applied());
-        if !self.lease.holds(self.clock.boot(), now) || !entry.is_current() {
-            return None;
-        }
-        // What is not allowed the replica is to say, and count.
-        if policy::judge(record, device, attempt, now) != Reason::Ok {
-            return None;
-        }
-        let password =
-            ProvenPassword { mailbox_id: record.mailbox_id, device_id: device.device_id, generation: device.generation };
-        let revision = entry.read.revision.max(applied);
-        let session = Session { password, revision, address: attempt.address.clone() };
-        Some(Answer { reason: Reason::Ok, session: Some(session), is_from_cache: true })
+    /// Stops using the cache, so that no revocation waits for this process. It is to be called last.
+    pub fn stop(&self) {
+        let todo = self.host.stop();
+        self.carry_out(todo);
     }
 
-    /// Puts a proven device into the cache, beside those of the mailbox that are there and still current.
-    fn remember(&self, load: Load<'_>, attempt: &Attempt, password: ProvenPassword, revision: Revision, record: MailboxRecord) {
-        let before: Option<Arc<Entry>> = self.cache.get(attempt.address.key()).filter(|entry| entry.is_current());
-        let (mut record, mut revision) = (record, revision);
-        if let Some(before) = &before
-            && let Some(known) = before.read.mailbox.as_ref().filter(|known| known.mailbox_id == record.mailbox_id)
-        {
-            let others = known.active.iter().filter(|device| device.device_id != password.device_id).cloned();
-            record.active = record.active.into_vec().into_iter().chain(others).collect();
-            // The whole is as old as its oldest part.
-            revision = revision.min(before.read.revision);
-        }
-        self.memos.insert(self.memos.of(password.device_id, password.generation, attempt.password.expose()));
-        load.finish(MailboxRead { revision, mailbox: Some(record) });
-    }
-
-    /// Asks the replica that is followed, and the others if it gives no answer. Also says whether the one that is followed has answered: any other may know less
-    /// than that one has told, whatever revision it answers, for that may be of a history that is lost.
-    async fn ask(&self, attempt: &Attempt) -> Result<(proto::AuthenticateResponse, bool), NoAnswer> {
-        let first = *self.followed.borrow();
-        let replicas = self.settings.replicas.len();
+    async fn ask(&self, attempt: &Attempt) -> Result<Answer, NoAnswer> {
+        let question = self.host.ask(attempt);
         let mut last = "there is none".to_owned();
-        let key = self.stream_key();
-        for at in 0..replicas {
-            let asked_with = if at == 0 { key.clone() } else { vec![] };
-            let mut request = tonic::Request::new(messages::attempt(attempt, asked_with));
-            request.set_timeout(LOGIN_TIMEOUT);
-            match self.client((first + at) % replicas).authenticate(request).await {
+        for (at, replica) in self.replicas_by_preference().enumerate() {
+            let is_followed = at == 0 && question.stream_key().is_some();
+            let key = question.stream_key().filter(|_| is_followed);
+            let mut client = self.client(replica);
+            let answer = in_time(client.authenticate(messages::attempt(attempt, key))).await;
+            match answer {
                 Ok(answer) => {
-                    // One that comes after its stream has ended may know less than the next stream told.
-                    let is_of_followed = at == 0 && !key.is_empty() && self.stream_key() == key;
-                    return Ok((answer.into_inner(), is_of_followed));
+                    let reply = messages::reply(&answer.into_inner());
+                    return Ok(self.host.answered(question, attempt, reply, is_followed));
                 }
+                Err(status) if status.code() == Code::InvalidArgument => {
+                    return Err(NoAnswer::Malformed(status.message().to_owned()));
+                }
+                Err(status) if messages::is_throttled(&status) => return Err(NoAnswer::Throttled),
+                Err(status) => status.message().clone_into(&mut last),
+            }
+        }
+        Err(NoAnswer::NoReplica(last))
+    }
+
+    async fn check(&self, admission: &Admission) -> Result<Standing, NoAnswer> {
+        let mut last = "there is none".to_owned();
+        for replica in self.replicas_by_preference() {
+            let request = proto::CheckSessionRequest { session: admission.session.encode() };
+            match in_time(self.client(replica).check_session(request)).await {
+                Ok(answer) => return Ok(messages::standing(&answer.into_inner())),
                 Err(status) if status.code() == Code::InvalidArgument => {
                     return Err(NoAnswer::Malformed(status.message().to_owned()));
                 }
@@ -245,22 +237,36 @@ impl Watching {
         Err(NoAnswer::NoReplica(last))
     }
 
-    fn stream_key(&self) -> Vec<u8> {
-        self.stream_key.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The one that is followed first, then the others.
+    fn replicas_by_preference(&self) -> impl Iterator<Item = usize> + use<> {
+        let (first, all) = (*self.followed.borrow(), self.settings.replicas.len());
+        (0..all).map(move |at| (first + at) % all)
     }
 
-    fn lock_sessions(&self) -> MutexGuard<'_, OpenSessions> {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    fn close(&self, close: impl IntoIterator<Item = Close>) {
+        for Close { number, reason } in close {
+            (self.close_session)(number, reason);
+        }
     }
 
     fn client(&self, replica: usize) -> Client {
         AuthorizationClient::with_interceptor(self.settings.replicas[replica].clone(), self.settings.credentials.clone())
     }
 
-    fn send(&self, to: &ToSend, message: proto::watch_request::Message) {
-        // Bounded by what the replica sends, and by the sessions of this host.
-        let _ = to.send(proto::WatchRequest { message: Some(message) });
+    fn stream(&self) -> std::sync::MutexGuard<'_, Option<ToSend>> {
+        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+async fn within_login_timeout<T>(run: impl Future<Output = Result<T, NoAnswer>>) -> Result<T, NoAnswer> {
+    let timed_out = |_| NoAnswer::NoReplica("the answer took too long".to_owned());
+    tokio::time::timeout(LOGIN_TIMEOUT, run).await.map_err(timed_out)?
+}
+
+/// One replica's answer. A replica that is stopped or cut off must not use up the time of the next one.
+async fn in_time<T>(run: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    let silent = |_| Status::deadline_exceeded("the replica does not answer");
+    tokio::time::timeout(ANSWER_TIMEOUT, run).await.map_err(silent)?
 }
 
 impl fmt::Debug for Settings {
@@ -275,8 +281,8 @@ impl fmt::Debug for Credentials {
     }
 }
 
-impl fmt::Debug for Watching {
+impl fmt::Debug for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watching").field("settings", &self.settings).field("applied", &self.applied()).finish_non_exhaustive()
+        f.debug_struct("Upstream").field("settings", &self.settings).field("applied", &self.applied()).finish_non_exhaustive()
     }
 }

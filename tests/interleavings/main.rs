@@ -12,6 +12,14 @@ mod lease;
 mod cache {
     mod generations;
     pub mod mailboxes;
+    pub mod memos;
+}
+
+#[path = "../../core/src/login"]
+#[expect(unreachable_pub, dead_code, reason = "the library's own source: what is public there is private here")]
+mod login {
+    pub mod policy;
+    pub mod proof;
 }
 
 #[path = "../../core/src/downstream"]
@@ -39,6 +47,25 @@ mod downstream {
 #[expect(unreachable_pub, dead_code, reason = "the library's own source: what is public there is private here")]
 mod replica_state;
 
+#[path = "../../core/src/mail_host"]
+#[expect(unreachable_pub, dead_code, reason = "the library's own source: what is public there is private here")]
+mod mail_host {
+    mod admission;
+    mod counts;
+    mod follower;
+    mod host;
+    mod logins;
+    mod messages;
+    mod sessions;
+
+    pub(crate) use self::{
+        admission::Reply,
+        follower::Message,
+        host::{MailHost, Settings},
+        messages::{Close, Opening, Request, Todo, Welcome},
+    };
+}
+
 mod model {
     pub(crate) use latchkey_core::model::*;
 }
@@ -56,7 +83,7 @@ mod sync {
 mod explore;
 mod feed_and_logins;
 mod fence;
-mod mail_host;
+mod host;
 mod replica;
 mod sessions;
 mod watchers_and_changes;

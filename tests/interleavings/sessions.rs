@@ -1,4 +1,4 @@
-//! A session that is reported open while the change that ends its password is told.
+//! A session that opens while the change that ends its password arrives: at the replica, and at the mail host.
 
 use shuttle::{sync::Arc, thread};
 use uuid::Uuid;
@@ -6,7 +6,7 @@ use uuid::Uuid;
 use crate::{
     downstream::{Hello, Message, Opened, StreamKey, test_stream::Watch},
     explore::explore,
-    mail_host::NAME,
+    host::{Host, NAME},
     model::{
         change::Revision,
         clock::Timestamp,
@@ -57,6 +57,25 @@ fn a_session_whose_password_ends_as_it_opens_is_closed_or_counted_by_the_change_
             let closings = replica.watchers().take_closings(revision);
             let silent: Vec<_> = closings.iter().flat_map(|it| &it.silent).map(|it| (it.name.as_str(), it.sessions)).collect();
             assert_eq!(silent, [(NAME, 1)], "missed, or counted twice: {messages:?}");
+        },
+        RUNS,
+    );
+}
+
+#[test]
+fn a_session_that_opens_as_its_password_ends_is_closed_once_by_its_mail_host() {
+    explore(
+        || {
+            let replica = Replica::new();
+            let (host, stream) = Host::new(&replica);
+            replica.replica.apply(replica.commit());
+            let opening = {
+                let host = Arc::clone(&host);
+                thread::spawn(move || host.open_session())
+            };
+            let by_change = host.hear_change(&stream);
+            let by_opening = opening.join().expect("no panic");
+            assert_eq!(by_change.len() + usize::from(by_opening.is_some()), 1, "{by_change:?}, {by_opening:?}");
         },
         RUNS,
     );

@@ -5,7 +5,7 @@ use shuttle::{sync::Arc, thread};
 
 use crate::{
     explore::explore,
-    mail_host::{MailHost, Stream},
+    host::{Host, Stream},
     replica::{LEASE, Replica, position, step},
 };
 
@@ -14,14 +14,14 @@ const RUNS: usize = 3_000;
 /// What the feed does meanwhile, and what the mail host does.
 struct Race {
     feed: fn(&Replica),
-    host: fn(&MailHost, &Replica, &mut Stream),
+    host: fn(&Host, &Replica, &mut Stream),
 }
 
 impl Race {
     /// Runs it, and hands over to what is to hold in the end.
-    fn run(&self, in_the_end: impl FnOnce(&MailHost, &Replica, &mut Stream)) {
+    fn run(&self, in_the_end: impl FnOnce(&Host, &Replica, &mut Stream)) {
         let replica = Replica::new();
-        let (host, mut stream) = MailHost::new(&replica);
+        let (host, mut stream) = Host::new(&replica);
         let following = {
             let (host, replica, run) = (Arc::clone(&host), Arc::clone(&replica), self.host);
             thread::spawn(move || {
@@ -62,12 +62,12 @@ fn apply_and_wait(replica: &Replica) {
     replica.acknowledge();
 }
 
-fn is_effective_once_all_is_heard(host: &MailHost, replica: &Replica, stream: &mut Stream) {
+fn is_effective_once_all_is_heard(host: &Host, replica: &Replica, stream: &mut Stream) {
     host.hear_all(stream);
     is_effective_now(host, replica, stream);
 }
 
-fn is_effective_now(_: &MailHost, replica: &Replica, _: &mut Stream) {
+fn is_effective_now(_: &Host, replica: &Replica, _: &mut Stream) {
     replica.acknowledge();
     assert!(replica.is_effective(), "somebody is waited for in vain");
 }
@@ -76,7 +76,7 @@ fn is_effective_now(_: &MailHost, replica: &Replica, _: &mut Stream) {
 fn a_watcher_lets_nobody_in_by_what_its_replica_has_acknowledged_as_ended() {
     explore(
         || {
-            let host = |host: &MailHost, _: &Replica, stream: &mut Stream| {
+            let host = |host: &Host, _: &Replica, stream: &mut Stream| {
                 for _ in 0..3 {
                     host.renew(stream);
                     host.hear(stream);
@@ -92,7 +92,7 @@ fn a_watcher_lets_nobody_in_by_what_its_replica_has_acknowledged_as_ended() {
 fn a_watcher_that_says_nothing_is_waited_for_until_its_lease_is_over() {
     explore(
         || {
-            let host = |host: &MailHost, _: &Replica, stream: &mut Stream| {
+            let host = |host: &Host, _: &Replica, stream: &mut Stream| {
                 host.renew(stream);
                 host.hear(stream);
             };
@@ -106,7 +106,7 @@ fn a_watcher_that_says_nothing_is_waited_for_until_its_lease_is_over() {
 fn a_watcher_that_has_hung_up_is_waited_for_until_its_lease_is_over() {
     explore(
         || {
-            let host = |host: &MailHost, replica: &Replica, stream: &mut Stream| {
+            let host = |host: &Host, replica: &Replica, stream: &mut Stream| {
                 host.renew(stream);
                 host.hear(stream);
                 replica.watchers().goodbye(stream.number);
@@ -121,7 +121,7 @@ fn a_watcher_that_has_hung_up_is_waited_for_until_its_lease_is_over() {
 fn a_watcher_that_comes_back_is_waited_for_by_the_lease_that_it_brings() {
     explore(
         || {
-            let host = |host: &MailHost, replica: &Replica, stream: &mut Stream| {
+            let host = |host: &Host, replica: &Replica, stream: &mut Stream| {
                 host.renew(stream);
                 host.hear(stream);
                 let before = stream.number;
@@ -140,7 +140,7 @@ fn a_watcher_that_comes_back_is_waited_for_by_the_lease_that_it_brings() {
 fn a_watcher_that_was_away_is_waited_for_all_the_while() {
     explore(
         || {
-            let host = |host: &MailHost, replica: &Replica, stream: &mut Stream| {
+            let host = |host: &Host, replica: &Replica, stream: &mut Stream| {
                 host.renew(stream);
                 host.hear(stream);
                 replica.watchers().goodbye(stream.number);
@@ -157,7 +157,7 @@ fn a_watcher_that_was_away_is_waited_for_all_the_while() {
 fn a_watcher_that_comes_back_with_nothing_is_waited_for_until_its_former_lease_is_over() {
     explore(
         || {
-            let host = |host: &MailHost, _: &Replica, stream: &mut Stream| {
+            let host = |host: &Host, _: &Replica, stream: &mut Stream| {
                 host.renew(stream);
                 host.hear(stream);
                 // It is let in, and has not emptied its cache yet.
@@ -176,7 +176,7 @@ fn a_watcher_that_comes_back_with_nothing_is_waited_for_until_its_former_lease_i
 fn a_watcher_that_has_given_its_lease_up_is_waited_for_no_longer() {
     explore(
         || {
-            let host = |host: &MailHost, _: &Replica, stream: &mut Stream| {
+            let host = |host: &Host, _: &Replica, stream: &mut Stream| {
                 host.renew(stream);
                 host.hear(stream);
                 host.surrender(stream);
@@ -196,7 +196,7 @@ fn what_a_watcher_asks_after_it_has_heard_of_a_change_is_answered_as_of_that_cha
                 replica.replica.apply(change);
             };
             // Without a lease each login is asked, and compares the answer with what was heard.
-            let host = |host: &MailHost, _: &Replica, stream: &mut Stream| {
+            let host = |host: &Host, _: &Replica, stream: &mut Stream| {
                 for _ in 0..2 {
                     host.hear(stream);
                     host.login();
@@ -222,7 +222,7 @@ fn a_watcher_of_a_replica_that_jumps_is_waited_for_until_it_has_begun_empty() {
                     step();
                 }
             };
-            let host = |host: &MailHost, _: &Replica, stream: &mut Stream| {
+            let host = |host: &Host, _: &Replica, stream: &mut Stream| {
                 for _ in 0..2 {
                     host.renew(stream);
                     host.hear(stream);
@@ -246,7 +246,7 @@ fn a_replica_that_leaves_has_granted_nothing_that_nobody_waits_for() {
                     replica.answer_effective();
                 }
             };
-            let host = |host: &MailHost, _: &Replica, stream: &mut Stream| {
+            let host = |host: &Host, _: &Replica, stream: &mut Stream| {
                 host.renew(stream);
                 host.hear(stream);
             };

@@ -15,7 +15,6 @@ use super::{
     login::Login,
     rules::Rule,
     store::{Request, Stage},
-    watcher::Down,
     world::{LEASE, State, Who, World},
 };
 
@@ -32,6 +31,8 @@ pub(crate) struct Replica {
     pub(crate) login: Login,
     /// The watcher's, while it is connected here.
     pub(crate) told: Option<Delivery>,
+    /// What was sent to it last.
+    pub(crate) sent: Position,
     pub(crate) departed: Vec<Delivery>,
     /// It remembers all changes after this one.
     pub(crate) knows_from: Revision,
@@ -82,6 +83,7 @@ impl Replica {
             requests: vec![],
             login: Login::Idle,
             told: None,
+            sent: Position::default(),
             departed: vec![],
             knows_from: Revision::default(),
             is_drop_due: false,
@@ -129,7 +131,7 @@ impl World {
         if let Feed::Start { before } = state.replicas[it].feed {
             state.replicas[it].feed = Feed::Joining { before, head, from };
             state.replicas[it].clear(self.holds(Rule::Floor).then_some(head.revision));
-            self.tell_start_empty(state, it, head.revision);
+            self.tell_start_empty(state, it, head);
         }
     }
 
@@ -215,7 +217,7 @@ impl World {
                 replica.lease_end = BootTime::default();
                 progress.jump(to);
                 replica.clear(self.holds(Rule::Floor).then_some(to.revision));
-                self.tell_start_empty(state, it, to.revision);
+                self.tell_start_empty(state, it, to);
                 self.synced(state, it, from);
             }
             Step::Rewound => Self::begin_anew(replica),
@@ -258,7 +260,7 @@ impl World {
             replica.end_record(|read| read < next || self.holds(Rule::AnyRevisionEnds));
         }
         replica.is_drop_due = row.ends && !self.holds(Rule::ApplyBeforeAcknowledgement);
-        self.tell(state, it, next, row.ends);
+        self.tell(state, it, applied, row.ends);
         if applied.revision < up_to {
             return;
         }
@@ -309,30 +311,30 @@ impl World {
         settled
     }
 
-    fn tell(&self, state: &mut State, it: usize, revision: Revision, ends: bool) {
+    fn tell(&self, state: &mut State, it: usize, at: Position, ends: bool) {
         let now = state.clock(Who::Replica(it));
         for told in state.replicas[it].departed.iter_mut().filter(|told| told.has_lease(now)) {
-            told.tell(revision, now);
+            told.tell(at.revision, now);
         }
         if let Some(told) = &mut state.replicas[it].told {
-            told.tell(revision, now);
-            self.send(state, Down::Change { revision, ends });
+            told.tell(at.revision, now);
+            self.send_change(state, it, at, ends);
         }
     }
 
-    fn tell_start_empty(&self, state: &mut State, it: usize, at: Revision) {
+    fn tell_start_empty(&self, state: &mut State, it: usize, at: Position) {
         let now = state.clock(Who::Replica(it));
-        state.replicas[it].knows_from = at;
-        let is_ambiguous = state.replicas[it].told.as_ref().is_some_and(|told| told.restart_is_ambiguous(at));
+        state.replicas[it].knows_from = at.revision;
+        let is_ambiguous = state.replicas[it].told.as_ref().is_some_and(|told| told.restart_is_ambiguous(at.revision));
         if is_ambiguous && self.holds(Rule::NewHistoryNewStream) {
             self.cut(state);
         }
         for told in state.replicas[it].departed.iter_mut().filter(|told| told.has_lease(now)) {
-            told.restart(at);
+            told.restart(at.revision);
         }
         if let Some(told) = &mut state.replicas[it].told {
-            told.restart(at);
-            self.send(state, Down::StartEmpty(at));
+            told.restart(at.revision);
+            self.send_start_empty(state, it, at);
         }
     }
 }

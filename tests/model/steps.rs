@@ -176,7 +176,7 @@ impl World {
             }
             return;
         };
-        if state.left.renewals > 0 && watcher.asked.is_none() && state.has_lease(it) {
+        if state.left.renewals > 0 && !watcher.follower.is_asking() && state.has_lease(it) {
             actions.push(Action::AskForLease);
         }
         let asked = if self.holds(Rule::AskWhomItWatches) { it } else { self.replicas - 1 - it };

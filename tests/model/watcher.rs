@@ -1,11 +1,16 @@
-//! A watcher, as the proto's comments tell how to write one, and its stream.
+//! A watcher and its stream. What it decides is the library's own (`mail_host::Follower`), over a cache of one
+//! answer.
 
 use std::time::Duration;
 
 use latchkey_core::{
     downstream::delivery::Delivery,
     lease::{self, DRIFT_PER_MILLE},
-    model::{change::Revision, clock::BootTime},
+    mail_host::{Follower, Message, Step},
+    model::{
+        change::{Position, Revision},
+        clock::{BootTime, Timestamp},
+    },
 };
 
 use super::{
@@ -17,15 +22,12 @@ use super::{
 pub(crate) struct Watcher {
     pub(crate) connected: Option<usize>,
     pub(crate) lease_end: BootTime,
-    /// The last change applied, where it matters: in a world in which it is cut off.
-    pub(crate) applied: Revision,
+    pub(crate) follower: Follower,
     /// The revision that the cached answer was judged at.
     pub(crate) cache: Option<Revision>,
-    /// When it asked for the lease that it waits for.
-    pub(crate) asked: Option<BootTime>,
     pub(crate) login: Asking,
     /// From its replica.
-    pub(crate) down: Queue<Down>,
+    pub(crate) down: Queue<Message<bool>>,
     pub(crate) up: Queue<Up>,
 }
 
@@ -38,15 +40,8 @@ pub(crate) enum Asking {
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(crate) enum Down {
-    Change { revision: Revision, ends: bool },
-    StartEmpty(Revision),
-    Granted(Duration),
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Up {
-    Renew,
+    Renew(u64),
     Acknowledge(Revision),
 }
 
@@ -55,9 +50,8 @@ impl Watcher {
         Self {
             connected: None,
             lease_end: BootTime::default(),
-            applied: Revision::default(),
+            follower: Follower::default(),
             cache: None,
-            asked: None,
             login: Asking::Nothing,
             down: Queue::new(),
             up: Queue::new(),
@@ -66,7 +60,8 @@ impl Watcher {
 
     /// The stream is gone, with all that was on its way. Lease and cache stay.
     pub(crate) fn hang_up(&mut self) {
-        *self = Self { connected: None, asked: None, down: Queue::new(), up: Queue::new(), ..self.clone() };
+        *self = Self { connected: None, down: Queue::new(), up: Queue::new(), ..self.clone() };
+        self.follower.disconnected();
     }
 
     pub(crate) fn hear_answer(&mut self, allowed: Option<Revision>) {
@@ -74,6 +69,28 @@ impl Watcher {
             (Some(revision), Asking::Asked { overtaken }) => Asking::Answered { revision, overtaken },
             _ => Asking::Nothing,
         };
+    }
+
+    /// Does what the follower decided. Whether the stream is to end.
+    fn carry_out(&mut self, steps: Vec<Step<bool>>) -> bool {
+        let mut hangs_up = false;
+        for step in steps {
+            match step {
+                Step::EndLease => self.lease_end = BootTime::default(),
+                Step::Clear(_) => self.overtake(Revision(u64::MAX)),
+                Step::Apply(ends) => {
+                    if ends && let Some(position) = self.follower.position() {
+                        self.overtake(position.revision);
+                    }
+                }
+                Step::Acknowledge(revision) => self.up.push_back(Up::Acknowledge(revision)),
+                Step::TakeLease { asked, left, .. } => self.lease_end = self.lease_end.max(asked + left),
+                Step::HangUp(_) => hangs_up = true,
+                // Sessions are not in this model, and no replica drains.
+                Step::BeginSessions(_) | Step::Surrender => (),
+            }
+        }
+        hangs_up
     }
 
     fn overtake(&mut self, by: Revision) {
@@ -88,22 +105,32 @@ impl World {
     /// Has a lease, handed on a moment ago, and the password.
     pub(crate) fn begin_warm_watcher(&self, state: &mut State) {
         let (here, there) = (state.clock(Who::Watcher), state.clock(Who::Replica(0)));
-        let revision = state.store.revision();
+        let position = state.store.position();
         let left = state.replicas[0].lease_end - there;
         if let Some(watcher) = &mut state.watcher {
             watcher.connected = Some(0);
             watcher.lease_end = here + left;
-            watcher.cache = Some(revision);
-            watcher.applied = revision;
-            let mut told = Delivery::begin(revision);
+            watcher.follower.welcomed::<bool>(position, false);
+            watcher.cache = Some(position.revision);
+            let mut told = Delivery::begin(position.revision);
             self.grant(&mut told, there, left);
             state.replicas[0].told = Some(told);
+            state.replicas[0].sent = position;
         }
     }
 
-    pub(crate) fn send(&self, state: &mut State, message: Down) {
+    /// A change that was put into the told ones is sent, with its link to the last one.
+    pub(crate) fn send_change(&self, state: &mut State, it: usize, position: Position, ends: bool) {
+        let previous = std::mem::replace(&mut state.replicas[it].sent, position);
         if let Some(watcher) = &mut state.watcher {
-            watcher.down.push_back(message);
+            watcher.down.push_back(Message::Change { change: ends, previous, position });
+        }
+    }
+
+    pub(crate) fn send_start_empty(&self, state: &mut State, it: usize, position: Position) {
+        state.replicas[it].sent = position;
+        if let Some(watcher) = &mut state.watcher {
+            watcher.down.push_back(Message::StartEmpty { position });
         }
     }
 
@@ -112,8 +139,8 @@ impl World {
         let now = state.clock(Who::Watcher);
         state.left.renewals -= 1;
         if let Some(watcher) = &mut state.watcher {
-            watcher.asked = Some(now);
-            watcher.up.push_back(Up::Renew);
+            let number = watcher.follower.ask(now, Timestamp::default());
+            watcher.up.push_back(Up::Renew(number));
         }
     }
 
@@ -121,16 +148,17 @@ impl World {
     pub(crate) fn hear(&self, state: &mut State, it: usize) {
         let now = state.clock(Who::Replica(it));
         let mut left = state.replicas[it].lease_end - now;
+        let sent = state.replicas[it].sent;
         let (Some(watcher), Some(told)) = (&mut state.watcher, &mut state.replicas[it].told) else {
             return;
         };
         match watcher.up.pop_front() {
-            Some(Up::Renew) => {
+            Some(Up::Renew(number)) => {
                 if !left.is_zero() && !self.holds(Rule::LeaseHandedOn) {
                     left = lease::held(LEASE);
                 }
                 self.grant(told, now, left);
-                watcher.down.push_back(Down::Granted(left));
+                watcher.down.push_back(Message::Grant { number, duration: left, previous: sent, position: sent });
             }
             Some(Up::Acknowledge(revision)) => {
                 // One from before it was told to begin anew is refused as backwards or future by a real replica, which then cuts it off.
@@ -151,25 +179,12 @@ impl World {
         let Some(watcher) = &mut state.watcher else {
             return;
         };
-        match watcher.down.pop_front() {
-            Some(Down::Change { revision, ends }) => {
-                if ends {
-                    watcher.overtake(revision);
-                }
-                watcher.applied = revision;
-                watcher.up.push_back(Up::Acknowledge(revision));
-            }
-            Some(Down::StartEmpty(revision)) => {
-                watcher.overtake(Revision(u64::MAX));
-                watcher.applied = revision;
-                watcher.up.push_back(Up::Acknowledge(revision));
-            }
-            Some(Down::Granted(left)) => {
-                if let Some(asked) = watcher.asked.take() {
-                    watcher.lease_end = watcher.lease_end.max(asked + left);
-                }
-            }
-            None => (),
+        let Some(message) = watcher.down.pop_front() else {
+            return;
+        };
+        let steps = watcher.follower.hear(message);
+        if watcher.carry_out(steps) {
+            self.cut(state);
         }
     }
 
@@ -207,14 +222,15 @@ impl World {
 
     /// Comes to a replica that can't tell what it has missed, so it begins empty.
     pub(crate) fn connect_anew(&self, state: &mut State, it: usize) {
-        let Some(at) = state.replicas[it].progress.as_ref().map(|progress| progress.applied.revision) else {
+        let Some(at) = state.replicas[it].progress.as_ref().map(|progress| progress.applied) else {
             return;
         };
-        state.replicas[it].told = Some(Delivery::begin(at));
+        state.replicas[it].told = Some(Delivery::begin(at.revision));
+        state.replicas[it].sent = at;
         if let Some(watcher) = &mut state.watcher {
             watcher.connected = Some(it);
-            watcher.applied = at;
-            watcher.overtake(Revision(u64::MAX));
+            let steps = watcher.follower.welcomed(at, true);
+            watcher.carry_out(steps);
         }
     }
 
@@ -222,27 +238,39 @@ impl World {
     pub(crate) fn can_resume(&self, state: &State, it: usize) -> bool {
         let known =
             state.replicas[it].knows_from..=state.replicas[it].progress.as_ref().map_or(Revision(0), |it| it.applied.revision);
-        self.limits.failovers == 0 && state.watcher.as_ref().is_some_and(|watcher| known.contains(&watcher.applied))
+        self.limits.failovers == 0 && self.position_of_watcher(state).is_some_and(|at| known.contains(&at.revision))
     }
 
     /// Comes back with what it has, and is told what it missed. If it had been at this replica, what it has not acknowledged there it is waited for here.
     pub(crate) fn resume(&self, state: &mut State, it: usize) {
         let now = state.clock(Who::Replica(it));
-        let (Some(watcher), replica) = (&mut state.watcher, &mut state.replicas[it]) else {
+        let Some(at) = self.position_of_watcher(state) else {
             return;
         };
-        let at = watcher.applied;
-        watcher.connected = Some(it);
+        let replica = &mut state.replicas[it];
         let departed = if replica.departed.is_empty() { None } else { Some(replica.departed.remove(0)) };
-        let mut told = departed
+        let told = departed
             .filter(|_| self.holds(Rule::ResumedIsWaitedFor))
-            .map_or_else(|| Delivery::begin(at), |departed| departed.resumed(at));
-        let up_to = replica.progress.as_ref().map_or(at, |progress| progress.applied.revision);
-        for revision in at.0 + 1..=up_to.0 {
-            let ends = state.store.log[revision as usize - 1].ends;
-            told.tell(Revision(revision), now);
-            watcher.down.push_back(Down::Change { revision: Revision(revision), ends });
-        }
+            .map_or_else(|| Delivery::begin(at.revision), |departed| departed.resumed(at.revision));
+        let up_to = replica.progress.as_ref().map_or(at.revision, |progress| progress.applied.revision);
         replica.told = Some(told);
+        replica.sent = at;
+        if let Some(watcher) = &mut state.watcher {
+            watcher.connected = Some(it);
+            let steps = watcher.follower.welcomed(at, false);
+            watcher.carry_out(steps);
+        }
+        for revision in at.revision.0 + 1..=up_to.0 {
+            let row = &state.store.log[revision as usize - 1];
+            let (position, ends) = (Position { revision: Revision(revision), nonce: row.nonce }, row.ends);
+            if let Some(told) = &mut state.replicas[it].told {
+                told.tell(position.revision, now);
+            }
+            self.send_change(state, it, position, ends);
+        }
+    }
+
+    fn position_of_watcher(&self, state: &State) -> Option<Position> {
+        state.watcher.as_ref().and_then(|watcher| watcher.follower.position())
     }
 }

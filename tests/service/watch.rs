@@ -14,9 +14,9 @@ use latchkey::{
         watch_request::{self, Message as Ask},
         watch_response::Message as Told,
     },
-    upstream::{Answer, Credentials, SessionNumber, Settings, Watching},
+    upstream::{Answer, Credentials, Opening, SessionNumber, Settings, Upstream},
 };
-use latchkey_core::model::{address::Address, protocol::Protocol, secret::Secret, verdict};
+use latchkey_core::model::{address::Address, clock::Clock, protocol::Protocol, secret::Secret, verdict};
 use rustix::process::Signal;
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt, wrappers::UnboundedReceiverStream};
@@ -44,7 +44,7 @@ on_each_store!(
 
 /// A watcher, and the sessions that it was told to close.
 struct Host {
-    watching: Arc<Watching>,
+    upstream: Arc<Upstream>,
     told_to_close: Arc<Mutex<Vec<(SessionNumber, verdict::Reason)>>>,
 }
 
@@ -65,7 +65,7 @@ impl Host {
         let told_to_close: Arc<Mutex<Vec<_>>> = Arc::default();
         let closer = Arc::clone(&told_to_close);
         let (to_close, mut closing) = mpsc::unbounded_channel();
-        let watching = Watching::new(
+        let upstream = Upstream::new(
             settings,
             SystemClock::shared(),
             Arc::new(move |number, reason| {
@@ -73,15 +73,15 @@ impl Host {
                 let _ = to_close.send(number);
             }),
         );
-        let host = Self { watching: Arc::new(watching), told_to_close };
-        tokio::spawn(Arc::clone(&host.watching).run());
-        let watching = Arc::clone(&host.watching);
+        let host = Self { upstream: Arc::new(upstream), told_to_close };
+        tokio::spawn(Arc::clone(&host.upstream).run());
+        let upstream = Arc::clone(&host.upstream);
         tokio::spawn(async move {
             while let Some(number) = closing.recv().await {
-                watching.closed(number);
+                upstream.closed(number);
             }
         });
-        host.until(|host| host.watching.has_lease()).await;
+        host.until(|host| host.upstream.has_lease()).await;
         host
     }
 
@@ -92,7 +92,7 @@ impl Host {
     }
 
     async fn login(&self, password: &str) -> Answer {
-        self.watching.authenticate(&typed(password, Protocol::Imap)).await.expect("an answer")
+        self.upstream.authenticate(&typed(password, Protocol::Imap)).await.expect("an answer")
     }
 
     /// Logs in until the cache answers.
@@ -107,9 +107,14 @@ impl Host {
     }
 
     async fn open(&self, password: &str) -> SessionNumber {
-        let session = self.login(password).await.session.expect("allowed");
-        self.watching.opened(session, &typed(password, Protocol::Imap))
+        let session = self.login(password).await.admission.expect("allowed").session;
+        self.upstream.opened(opening(session)).expect("there is room")
     }
+}
+
+fn opening(session: verdict::Session) -> Opening {
+    let client_ip = Some([192, 0, 2, 1].into());
+    Opening { session, protocol: Protocol::Imap, client_ip, open_time: SystemClock.wall() }
 }
 
 fn typed(password: &str, protocol: Protocol) -> verdict::Attempt {
@@ -133,9 +138,9 @@ async fn a_watcher_answers_from_its_cache_until_the_revocation_reaches_it(store:
 
     let revocation = world.disconnect(&phone).await;
     assert_eq!((revocation.state(), revocation.unconfirmed.len()), (State::Effective, 0));
-    assert_eq!(host.watching.applied().0, revocation.revision, "it has heard of it before");
+    assert_eq!(host.upstream.applied().0, revocation.revision, "it has heard of it before");
     let answer = host.login(&phone_password).await;
-    assert_eq!((answer.reason, answer.session), (verdict::Reason::DeviceDisconnected, None));
+    assert_eq!((answer.reason, answer.admission), (verdict::Reason::DeviceDisconnected, None));
     host.warm(&laptop_password).await;
     let wrong = host.login("wrong").await;
     assert_eq!((wrong.reason, wrong.is_from_cache), (verdict::Reason::WrongPassword, false));
@@ -158,8 +163,8 @@ async fn a_revocation_closes_the_sessions_of_its_device_and_generation_and_no_ot
     assert_eq!(first.told_to_close(), [(on_first, verdict::Reason::PasswordChanged)]);
     assert_eq!(second.told_to_close(), [(on_second, verdict::Reason::PasswordChanged)]);
 
-    first.watching.closed(on_first);
-    second.watching.closed(on_second);
+    first.upstream.closed(on_first);
+    second.upstream.closed(on_second);
     let again = first.open(&changed.password).await;
     wait_for_sessions(&mut world, 2).await;
     let gone = world.disconnect(&phone).await;
@@ -180,7 +185,7 @@ async fn open_sessions_are_shown_with_their_device(store: StoreKind) {
     assert_eq!((device.live_sessions, shown.client_ip.as_str(), shown.frontend.as_str()), (2, "192.0.2.1", "imap1"));
     assert_eq!(shown.protocol(), proto::Protocol::Imap);
     assert!(shown.open_time.is_some());
-    numbers.into_iter().for_each(|number| host.watching.closed(number));
+    numbers.into_iter().for_each(|number| host.upstream.closed(number));
     wait_for_sessions(&mut world, 0).await;
 }
 
@@ -188,14 +193,14 @@ async fn a_session_that_opens_after_its_password_has_ended_is_closed(store: Stor
     let mut world = World::new(store).await;
     let (phone, password) = world.add("Phone").await;
     let host = Host::start(&[&world.server]).await;
-    let session = host.login(&password).await.session.expect("allowed");
+    let session = host.login(&password).await.admission.expect("allowed").session;
     world.disconnect(&phone).await;
-    let number = host.watching.opened(session.clone(), &typed(&password, Protocol::Imap));
+    let number = host.upstream.opened(opening(session.clone())).expect("there is room");
     assert_eq!(host.told_to_close(), [(number, verdict::Reason::DeviceDisconnected)], "the watcher knows by itself");
 
     // One that has only now come does not; the replica does.
     let late = Host::start(&[&world.server]).await;
-    let number = late.watching.opened(session, &typed(&password, Protocol::Imap));
+    let number = late.upstream.opened(opening(session)).expect("there is room");
     late.until(|late| !late.told_to_close().is_empty()).await;
     assert_eq!(late.told_to_close(), [(number, verdict::Reason::DeviceDisconnected)]);
 }
@@ -314,23 +319,26 @@ async fn a_drain_lets_watchers_go_first(store: StoreKind) {
     let World { server, ground, .. } = world;
     server.signal(Signal::TERM);
     assert!(server.wait().success(), "it does not wait for a stream to end by itself");
-    assert!(!host.watching.has_lease(), "and nobody has to wait for its watchers");
+    assert!(!host.upstream.has_lease(), "and nobody has to wait for its watchers");
     drop(ground);
 }
 
 async fn a_watcher_that_is_cut_off_for_too_long_closes_its_sessions_if_it_is_told_to(store: StoreKind) {
-    let mut world = World::with(store, &["--lease", "500ms"]).await;
-    let (_, password) = world.add("Phone").await;
-    let patient = Host::start(&[&world.server]).await;
-    let strict = Host::follow(vec![world.server.url()], Some(Duration::from_millis(200))).await;
-    let session = strict.open(&password).await;
-    patient.open(&password).await;
-    world.server.signal(Signal::STOP);
-    strict.until(|host| !host.told_to_close().is_empty()).await;
-    assert_eq!(strict.told_to_close(), [(session, verdict::Reason::DeviceDisconnected)]);
-    assert!(!strict.watching.has_lease(), "not while its lease ran");
-    assert!(patient.told_to_close().is_empty());
-    world.server.signal(Signal::CONT);
+    // A replica that is stopped is silent; one that was killed refuses connections.
+    for signal in [Signal::STOP, Signal::KILL] {
+        let mut world = World::with(store, &["--lease", "500ms"]).await;
+        let (_, password) = world.add("Phone").await;
+        let patient = Host::start(&[&world.server]).await;
+        let strict = Host::follow(vec![world.server.url()], Some(Duration::from_millis(200))).await;
+        let session = strict.open(&password).await;
+        patient.open(&password).await;
+        world.server.signal(signal);
+        strict.until(|host| !host.told_to_close().is_empty()).await;
+        assert_eq!(strict.told_to_close(), [(session, verdict::Reason::DeviceDisconnected)]);
+        assert!(!strict.upstream.has_lease(), "not while its lease ran");
+        assert!(patient.told_to_close().is_empty());
+        world.server.signal(Signal::CONT);
+    }
 }
 
 async fn limits_are_judged_on_the_mail_host_too(store: StoreKind) {
@@ -345,7 +353,7 @@ async fn limits_are_judged_on_the_mail_host_too(store: StoreKind) {
         .await;
     let host = Host::start(&[&world.server]).await;
     host.warm(&password).await;
-    let answer = host.watching.authenticate(&typed(&password, Protocol::Smtp)).await.expect("an answer");
+    let answer = host.upstream.authenticate(&typed(&password, Protocol::Smtp)).await.expect("an answer");
     assert_eq!(answer.reason, verdict::Reason::ProtocolNotAllowed);
     host.warm(&password).await;
 }
@@ -375,7 +383,7 @@ async fn a_revocation_on_one_replica_holds_on_the_others_and_their_watchers() {
         for (host, session) in hosts.iter().zip(sessions) {
             assert_eq!(host.login(&password).await.reason, verdict::Reason::DeviceDisconnected);
             assert_eq!(host.told_to_close().last(), Some(&(session, verdict::Reason::DeviceDisconnected)));
-            host.watching.closed(session);
+            host.upstream.closed(session);
         }
         for other in &others {
             let answer = other.authorization().await.authenticate(attempt(ADDRESS, &password)).await.expect("answered");
@@ -405,7 +413,7 @@ async fn a_replica_that_is_dead_is_waited_for_once_and_as_long_as_its_own_lease(
     assert_eq!(pending.state(), State::Pending);
     let late: Vec<&str> = pending.unconfirmed.iter().map(|late| late.display_name.as_str()).collect();
     assert!(late.contains(&"long"), "{late:?}");
-    let now = latchkey_core::model::clock::Clock::wall(&SystemClock);
+    let now = SystemClock.wall();
     let left = pending.effective_by.expect("a time").seconds - now.unix_seconds();
     assert!((0..=2).contains(&left), "{left}");
     assert_eq!(world.disconnect(&phone).await.state(), State::Effective);
@@ -498,10 +506,10 @@ async fn a_watcher_that_has_to_begin_empty_gives_up_its_lease() {
     };
     let revocation = world.devices.disconnect_device(request).await.expect("revoked").into_inner().revocation.expect("one");
     let _next = world.ground.start_with(&["--freshness", "read", "--listen", &port.to_string()]);
-    assert!(host.watching.has_lease());
+    assert!(host.upstream.has_lease());
     first.kill();
-    host.until(|host| host.watching.applied().0 >= revocation.revision).await;
-    assert!(!host.watching.has_lease());
+    host.until(|host| host.upstream.applied().0 >= revocation.revision).await;
+    assert!(!host.upstream.has_lease());
 }
 
 /// With the database's hints lost, changes are found by asking.
