@@ -1,6 +1,9 @@
 //! Floor 3: who judges logins and keeps count of sessions, as the agent's doors see it. The doors know this trait
 //! alone, so that their tests can answer slowly, wrongly or not at all.
 
+#[cfg(test)]
+pub(crate) mod fake;
+
 use std::{fmt, net::IpAddr, sync::Arc};
 
 use async_trait::async_trait;

@@ -3,6 +3,7 @@
 //! A door is a task that owns its listener, started in [`run`] by `run_for_ever` with a [`Host`]; it must not end. When the drain starts it takes no new connection,
 //! and answers what is under way.
 
+mod counts;
 mod settings;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
@@ -13,14 +14,21 @@ use tokio::{net::TcpListener, sync::oneshot};
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use self::counts::Counts;
 pub use self::settings::{Args, SaslListen};
 use crate::{
     authority::Host,
     cli::Exit,
     clock::SystemClock,
     closing::Closers,
-    dovecot::ClientKind,
+    dovecot::{
+        ClientKind,
+        sasl::{self, Sasl, Timeouts},
+        services::Services,
+    },
     lifecycle::{Drain, notify_service_manager, run_for_ever, stop_on_signals},
+    policy,
+    smtp_logins::SmtpLogins,
     sockets::{DEFAULT_MODE, Listener, Place},
     telemetry::Telemetry,
     upstream::{Settings, Upstream},
@@ -83,6 +91,15 @@ impl Listeners {
     }
 }
 
+impl Listeners {
+    /// Where it listens over TCP, a line for each.
+    fn addresses(&self) -> Vec<String> {
+        let sasl = self.sasl.iter().filter_map(|(listener, kind)| Some(("sasl", kind.name(), listener.tcp_address()?)));
+        let http = self.http.iter().filter_map(|listener| Some(("http", "http", listener.local_addr().ok()?)));
+        sasl.chain(http).map(|(what, client, address)| format!("Listening for {what} ({client}) on {address}")).collect()
+    }
+}
+
 async fn bind(flag: &str, place: &Place) -> anyhow::Result<Listener> {
     Listener::bind(place).await.with_context(|| format!("{flag}: can't listen on {place}"))
 }
@@ -120,7 +137,12 @@ pub async fn run(args: &Args, listeners: Listeners, shutdown: impl Future<Output
         connections: TaskTracker::new(),
         name: name.as_str().into(),
     };
-    start_doors(&host, listeners);
+    let addresses = listeners.addresses();
+    let counts = start_doors(args, &host, listeners);
+    telemetry.gauges(counts.readings(Arc::clone(&upstream)));
+    for address in addresses {
+        println!("{address}");
+    }
     // Mail servers may start: until a replica is followed, they are told to try later.
     notify_service_manager("READY=1");
 
@@ -146,6 +168,25 @@ pub async fn run(args: &Args, listeners: Listeners, shutdown: impl Future<Output
 }
 
 /// Starts each door as a task that never ends.
-fn start_doors(_host: &Host, listeners: Listeners) {
-    let Listeners { sasl: _, dovecot_login: _, dovecot_master: _, http: _, policy: _ } = listeners;
+fn start_doors(args: &Args, host: &Host, listeners: Listeners) -> Counts {
+    let Listeners { sasl, dovecot_login: _, dovecot_master: _, http: _, policy } = listeners;
+    let counts = Counts::default();
+    let (logins, report) = SmtpLogins::new(Arc::clone(&host.authority), Arc::clone(&host.closers), Arc::clone(&host.clock));
+    run_for_ever("refusals", report);
+    // Without a policy socket nobody asks about sessions, and to report them would let revocations wait for them.
+    let asked_about = (!policy.is_empty()).then(|| Arc::clone(&logins));
+    for (listener, kind) in sasl {
+        let sasl = Sasl {
+            kind,
+            services: Services::new(args.service_protocol.clone()),
+            logins: asked_about.clone(),
+            counts: Arc::clone(&counts.sasl),
+            timeouts: Timeouts::default(),
+        };
+        run_for_ever("sasl", sasl::run(listener, sasl, host.clone()));
+    }
+    for listener in policy {
+        run_for_ever("policy", policy::run(listener, Arc::clone(&logins), Arc::clone(&counts.policy), host.clone()));
+    }
+    Counts { smtp_logins: Some(logins), ..counts }
 }

@@ -1,7 +1,14 @@
 //! Floor 4: the Dovecot authentication protocol, from the server's side. Postfix, Exim, chasquid, Radicale and
 //! Dovecot itself ask by it whether a login may proceed.
 
+pub mod command;
+pub mod handshake;
 pub mod line;
+pub mod mechanism;
+pub mod sasl;
+#[cfg(test)]
+mod sasl_tests;
+pub mod services;
 
 /// Who asks at a SASL socket. They say "try later" to their own clients on different words of ours.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
