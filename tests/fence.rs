@@ -239,10 +239,10 @@ async fn a_login_under_way_is_not_let_in(ground: Ground, chosen: Option<&str>, p
     reached.await.expect("the login comes there");
     ending.act(&replica, &alice, device).await;
     go.send(()).expect("it waits");
-    let verdict = under_way.await.expect("no panic").expect("answered");
-    assert_eq!(verdict.reason, ending.reason(), "a login under way, stopped {place:?}, {ending:?}");
+    let judged = under_way.await.expect("no panic").expect("answered");
+    assert_eq!(judged.verdict.reason, ending.reason(), "a login under way, stopped {place:?}, {ending:?}");
     let next = replica.login.authenticate(&attempt(&alice, &password)).await.expect("answered");
-    assert_eq!(next.reason, ending.reason(), "a stale entry was left behind: {place:?}, {ending:?}");
+    assert_eq!(next.verdict.reason, ending.reason(), "a stale entry was left behind: {place:?}, {ending:?}");
 }
 
 macro_rules! on_each_store {
@@ -404,7 +404,7 @@ impl Rewound {
     }
 
     async fn login(&self) -> Reason {
-        self.replica.login.authenticate(&attempt(&self.alice, &self.password)).await.expect("answered").reason
+        self.replica.login.authenticate(&attempt(&self.alice, &self.password)).await.expect("answered").verdict.reason
     }
 
     /// Stops the feed after the next head that it is answered.

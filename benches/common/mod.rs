@@ -140,7 +140,7 @@ pub fn fresh(replica: &Replica, pepper: &Pepper) -> Arc<latchkey::login::Login> 
         hashing: Arc::clone(&login.hashing),
         throttle: latchkey::throttle::Throttle::new(),
         history: Arc::clone(&login.history),
-        upgrades: latchkey::login::Upgrades::new(),
+        upgrades: login.upgrades.clone(),
         clock: Arc::clone(&login.clock),
         denial_delay: login.denial_delay,
     })

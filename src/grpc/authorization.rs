@@ -14,13 +14,13 @@ use super::{
 };
 use crate::{
     lifecycle::Drain,
-    login::Login,
+    login::{Cold, Judged, Login},
     proto::{self, authenticate_stream_response::Outcome, authorization_server::Authorization},
     replication::Feed,
 };
 use latchkey_core::model::{
     Invalid,
-    verdict::{Attempt, Reason, Session, Verdict},
+    verdict::{Attempt, Reason, Session},
 };
 
 /// Requests under way on one stream; then reading pauses.
@@ -49,7 +49,11 @@ impl Authorization for AuthorizationService {
         let request = request.into_inner();
         let key = request.stream_key.clone();
         let attempt = convert::attempt(request).map_err(|why| invalid(&why))?;
-        self.logins().judge(&attempt, &key).await.map(Response::new)
+        let logins = self.logins();
+        match logins.login.authenticate_warm(&attempt) {
+            Ok(judged) => Ok(Response::new(logins.answer(&attempt, &judged, &key))),
+            Err(cold) => logins.judge(&attempt, &key, cold).await.map(Response::new),
+        }
     }
 
     type AuthenticateStreamStream = Answers;
@@ -99,25 +103,20 @@ struct Logins {
 }
 
 impl Logins {
-    async fn judge(&self, attempt: &Attempt, key: &[u8]) -> Result<proto::AuthenticateResponse, Status> {
-        let verdict = self.login.authenticate(attempt).await.map_err(|why| no_answer(&why))?;
-        if verdict.reason == Reason::Throttled {
-            return Err(status::throttled(verdict.retry_after));
+    /// Judges a login that memory alone could not allow.
+    async fn judge(&self, attempt: &Attempt, key: &[u8], cold: Cold) -> Result<proto::AuthenticateResponse, Status> {
+        let judged = self.login.authenticate_cold(attempt, cold).await.map_err(|why| no_answer(&why))?;
+        if judged.verdict.reason == Reason::Throttled {
+            return Err(status::throttled(judged.verdict.retry_after));
         }
-        Ok(self.answer(attempt, &verdict, key))
-    }
-
-    /// The way of nearly all logins on a stream: no task, no wait.
-    fn judge_warm(&self, attempt: &Attempt, key: &[u8]) -> Option<proto::AuthenticateResponse> {
-        let verdict = self.login.authenticate_warm(attempt)?;
-        Some(self.answer(attempt, &verdict, key))
+        Ok(self.answer(attempt, &judged, key))
     }
 
     /// `key`: of the stream that may cache it.
-    fn answer(&self, attempt: &Attempt, verdict: &Verdict, key: &[u8]) -> proto::AuthenticateResponse {
-        let mut answer = convert::verdict(verdict, &attempt.address);
+    fn answer(&self, attempt: &Attempt, judged: &Judged, key: &[u8]) -> proto::AuthenticateResponse {
+        let mut answer = convert::verdict(&judged.verdict, &attempt.address);
         if !key.is_empty() && self.feed.watchers().is_connected(key) {
-            answer.cache = self.login.cacheable(&attempt.address, verdict).map(|it| convert::cache_entry(&it));
+            answer.cache = judged.cacheable().map(|it| convert::cache_entry(&attempt.address, &it));
         }
         answer
     }
@@ -139,13 +138,16 @@ async fn answer_stream(
             request = requests.next(), if open && under_way.len() < MAX_UNDER_WAY => match request {
                 Some(Ok(request)) => {
                     let request_id = request.request_id;
-                    let parsed = parse(request);
-                    match parsed.as_ref().ok().and_then(|(attempt, key)| logins.judge_warm(attempt, key)) {
-                        Some(answer) => outcome(request_id, Ok(answer)),
-                        None => {
-                            under_way.push(answer_slowly(&logins, request_id, parsed));
-                            continue;
-                        }
+                    match parse(request) {
+                        Err(refused) => outcome(request_id, Err(refused)),
+                        // The way of nearly all logins: no task, no wait.
+                        Ok((attempt, key)) => match logins.login.authenticate_warm(&attempt) {
+                            Ok(judged) => outcome(request_id, Ok(logins.answer(&attempt, &judged, &key))),
+                            Err(cold) => {
+                                under_way.push(answer_slowly(&logins, request_id, attempt, key, cold));
+                                continue;
+                            }
+                        },
                     }
                 }
                 // What can't be read can't be answered by its number, and nothing after it can be trusted.
@@ -183,13 +185,11 @@ fn parse(request: proto::AuthenticateStreamRequest) -> Result<(Attempt, Vec<u8>)
 async fn answer_slowly(
     logins: &Logins,
     request_id: u64,
-    parsed: Result<(Attempt, Vec<u8>), Status>,
+    attempt: Attempt,
+    key: Vec<u8>,
+    cold: Cold,
 ) -> proto::AuthenticateStreamResponse {
-    let answer = match parsed {
-        Ok((attempt, key)) => logins.judge(&attempt, &key).await,
-        Err(refused) => Err(refused),
-    };
-    outcome(request_id, answer)
+    outcome(request_id, logins.judge(&attempt, &key, cold).await)
 }
 
 fn outcome(request_id: u64, answer: Result<proto::AuthenticateResponse, Status>) -> proto::AuthenticateStreamResponse {

@@ -185,15 +185,15 @@ pub(super) fn device_update(request: &proto::UpdateDeviceRequest) -> Result<Devi
 }
 
 /// What a watcher may cache of an answer.
-pub(super) fn cache_entry(cacheable: &Cacheable) -> proto::CacheEntry {
-    let limits = &cacheable.limits;
+pub(super) fn cache_entry(address: &Address, cacheable: &Cacheable<'_>) -> proto::CacheEntry {
+    let limits = cacheable.limits;
     proto::CacheEntry {
-        mailbox_key: cacheable.mailbox.0.to_vec(),
+        mailbox_key: address.key().0.to_vec(),
         mail_service_key: cacheable.service.0.to_be_bytes().to_vec(),
         generation: cacheable.generation,
-        allowed_protocols: limits.protocols.iter().map(|protocol| protocol as i32).collect(),
-        allowed_networks: limits.networks.0.iter().map(ToString::to_string).collect(),
-        expire_time: limits.expire_time.map(time),
+        allowed_protocols: limits.into_iter().flat_map(|it| it.protocols.iter()).map(|protocol| protocol as i32).collect(),
+        allowed_networks: limits.into_iter().flat_map(|it| &it.networks.0).map(ToString::to_string).collect(),
+        expire_time: limits.and_then(|limits| limits.expire_time).map(time),
     }
 }
 

@@ -240,7 +240,11 @@ impl Connected {
         }
         let now = self.login.clock.wall();
         let counts = counts.into_iter().map(|count| convert::cached_login(count, now)).collect::<Result<Vec<_>, _>>();
-        counts.map_err(|why| invalid(&why))?.iter().for_each(|cached| self.login.note_cached(cached));
+        for cached in &counts.map_err(|why| invalid(&why))? {
+            if !self.login.note_cached(cached) {
+                debug!(watcher = self.name, "a count names a device that its mailbox does not have; it is not counted");
+            }
+        }
         Ok(())
     }
 

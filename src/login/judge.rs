@@ -1,15 +1,15 @@
-//! Floor 3: a login, from the question to the answer (DESIGN.md §5): record, proof, authority, policy. A warm one passes through [`Login::judge_warm`] alone, without an
-//! await.
+//! Judges logins: record, proof, authority, policy (docs/design.md, "A login"). A warm login passes
+//! through [`Login::authenticate_warm`] alone, without an await and without an allocation.
 
-mod proof;
-mod upgrade;
-
-use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use tracing::error;
 
-use self::proof::{Candidate, Place, Proof};
-pub use self::upgrade::Upgrades;
+use super::{
+    answer::{Judged, NoAnswer},
+    proof::{self, Candidate, Place, Proof},
+    upgrade::Upgrades,
+};
 use crate::{
     hashing::{HashingError, HashingPool},
     login_log::{LoginHistory, Noted},
@@ -25,62 +25,33 @@ use latchkey_core::{
     },
     login::policy,
     model::{
-        address::{Address, MailboxKey},
-        change::{Revision, ServiceKey},
+        address::Address,
+        change::Revision,
         clock::{BootTime, SharedClock, Timestamp},
-        device::{Generation, Limits},
-        protocol::Protocol,
         record::MailboxRecord,
-        verdict::{Attempt, ProvenPassword, Reason, Session, Verdict},
+        verdict::{Attempt, ProvenPassword, Reason, Verdict},
     },
 };
 
 /// A mailbox that changes this often while one login is under way is not worth more tries.
-const MAX_ROUNDS: usize = 8;
+pub(super) const MAX_ROUNDS: usize = 8;
 /// Denials wait together for a sync: so many syncs in the time that one denial takes, however many guesses
 /// there are.
 const SYNCS_PER_DENIAL: u32 = 4;
 
-/// No answer: the mail program is told to try later. Never a denial.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum NoAnswer {
-    #[error("the database does not answer")]
-    StoreUnavailable,
-    #[error("too many logins wait to be hashed")]
-    HashingOverloaded,
-    #[error("the mailbox changes too fast to be judged")]
-    TooManyChanges,
-    #[error("the login could not be judged")]
-    Internal,
-}
+/// What was found of a login that memory alone could not allow. Judging it takes this over, so that
+/// nothing is looked up or proven twice.
+#[derive(Debug)]
+pub struct Cold(Option<Found>);
 
-/// What a watcher may cache of a login that was allowed.
-#[derive(Clone, Debug)]
-pub struct Cacheable {
-    pub mailbox: MailboxKey,
-    pub service: ServiceKey,
-    pub generation: Generation,
-    pub limits: Limits,
-}
-
-/// Logins of one device that were alike, and that a watcher answered from its cache.
-#[derive(Clone, Debug)]
-pub struct CachedLogins {
-    pub session: Session,
-    pub protocol: Protocol,
-    pub client_ip: Option<IpAddr>,
-    pub frontend: Box<str>,
-    pub reason: Reason,
-    pub count: u32,
-    pub last_time: Timestamp,
-}
-
-/// A verdict, and the record that it was judged by.
-struct Judged {
-    verdict: Verdict,
+/// A mailbox's record, and whose password it says that the login's is.
+#[derive(Debug)]
+struct Found {
     entry: Arc<Entry>,
-    /// The record was read for this very login, so it is as new as the login.
+    /// Read for this very login.
     is_own_read: bool,
+    /// `None`: there is no mailbox.
+    proof: Option<Proof>,
 }
 
 /// What judges logins.
@@ -101,106 +72,80 @@ pub struct Login {
 
 impl Login {
     /// Judges a login, and counts it. A denial takes one fixed time, whatever its cause.
-    pub async fn authenticate(self: &Arc<Self>, attempt: &Attempt) -> Result<Verdict, NoAnswer> {
-        if let Some(verdict) = self.authenticate_warm(attempt) {
-            return Ok(verdict);
+    pub async fn authenticate(&self, attempt: &Attempt) -> Result<Judged, NoAnswer> {
+        match self.authenticate_warm(attempt) {
+            Ok(judged) => Ok(judged),
+            Err(cold) => self.authenticate_cold(attempt, cold).await,
         }
+    }
+
+    /// A login that can be allowed at once, from memory: without I/O, argon2 or waiting. Counts it.
+    pub fn authenticate_warm(&self, attempt: &Attempt) -> Result<Judged, Cold> {
+        let Some(entry) = self.cache.get(attempt.address.key()) else {
+            return Err(Cold(None));
+        };
+        let Some(mailbox) = &entry.read.mailbox else {
+            return Err(Cold(Some(Found { entry, is_own_read: false, proof: None })));
+        };
+        let proof = proof::find(attempt.password.expose(), mailbox, &self.tagger, &self.memos);
+        if let Proof::Proven(place) = proof {
+            // Authority comes last: both must hold after the proof.
+            let now = self.clock.wall();
+            if let Some(revision) = self.feed.as_of_lease(&entry, now) {
+                let verdict = Self::verdict(mailbox, place, attempt, now, revision);
+                if verdict.is_allowed() {
+                    self.note(mailbox, attempt, &verdict, now);
+                    return Ok(Judged { verdict, entry, place: Some(place), is_own_read: false });
+                }
+            }
+        }
+        Err(Cold(Some(Found { entry, is_own_read: false, proof: Some(proof) })))
+    }
+
+    /// Judges a login that [`Self::authenticate_warm`] could not allow, and counts it.
+    pub async fn authenticate_cold(&self, attempt: &Attempt, cold: Cold) -> Result<Judged, NoAnswer> {
         let arrived = self.clock.boot();
-        let mut judged = self.judge(attempt, arrived).await?;
-        if !judged.verdict.is_allowed() {
+        let mut judged = self.judge(attempt, arrived, cold).await?;
+        if !judged.is_allowed() {
             // CreateDevice and whatever else revokes nothing answer at once. A lease says that nothing was
             // revoked unseen; that nothing was allowed unseen, only a sync begun after the login does.
             if !judged.is_own_read && judged.verdict.reason != Reason::Throttled {
                 self.feed.sync_with_others(self.denial_delay / SYNCS_PER_DENIAL).await.map_err(|_| NoAnswer::StoreUnavailable)?;
                 if !judged.entry.is_current() {
-                    judged = self.judge(attempt, arrived).await?;
+                    judged = self.judge(attempt, arrived, Cold(None)).await?;
                 }
             }
         }
-        let Judged { verdict, entry, .. } = judged;
-        if let Some(mailbox) = &entry.read.mailbox {
-            self.note(mailbox, attempt, &verdict, self.clock.wall());
+        if let Some(mailbox) = &judged.entry.read.mailbox {
+            self.note(mailbox, attempt, &judged.verdict, self.clock.wall());
         }
-        if !verdict.is_allowed() {
+        if !judged.is_allowed() {
             self.wait_for_denial(arrived).await;
         }
-        Ok(verdict)
+        Ok(judged)
     }
 
     async fn wait_for_denial(&self, arrived: BootTime) {
         tokio::time::sleep(time_to_denial(self.clock.boot() - arrived, self.denial_delay)).await;
     }
 
-    /// A login that can be allowed at once, from memory: without I/O, argon2 or waiting. Counts it.
-    pub fn authenticate_warm(&self, attempt: &Attempt) -> Option<Verdict> {
-        let entry = self.cache.get(attempt.address.key())?;
-        let mailbox = entry.read.mailbox.as_ref()?;
-        let Proof::Proven(place) = proof::find(attempt.password.expose(), mailbox, &self.tagger, &self.memos) else {
-            return None;
-        };
-        // Authority comes last: both must hold after the proof.
-        let now = self.clock.wall();
-        let revision = self.feed.as_of_lease(&entry, now)?;
-        let verdict = Self::verdict(mailbox, place, attempt, now, revision);
-        verdict.is_allowed().then(|| {
-            self.note(mailbox, attempt, &verdict, now);
-            verdict
-        })
-    }
-
-    /// Counts logins that a watcher answered from its cache.
-    pub fn note_cached(&self, cached: &CachedLogins) {
-        let Session { password, revision, .. } = &cached.session;
-        self.history.note(Noted {
-            mailbox_id: password.mailbox_id,
-            protocol: cached.protocol,
-            client_ip: cached.client_ip,
-            frontend: &cached.frontend,
-            verdict: &Verdict { reason: cached.reason, revision: *revision, password: Some(*password), retry_after: None },
-            time: cached.last_time,
-            count: cached.count,
-        });
-    }
-
-    /// What a watcher may cache of a verdict that allows: as of the verdict's revision, or later.
-    pub fn cacheable(&self, address: &Address, verdict: &Verdict) -> Option<Cacheable> {
-        let ProvenPassword { device_id, generation, .. } = verdict.password.filter(|_| verdict.is_allowed())?;
-        let mailbox = address.key();
-        let entry = self.cache.get(mailbox)?;
-        let record = entry.read.mailbox.as_ref()?;
-        let device = record.active.iter().find(|it| (it.device_id, it.generation) == (device_id, generation))?;
-        let limits = device.limits.as_deref().cloned().unwrap_or_default();
-        Some(Cacheable { mailbox, service: record.service, generation, limits })
-    }
-
-    /// Whether a session is still good. Answers the reason why it ended.
-    pub async fn check_session(&self, session: &Session) -> Result<(Reason, Revision), NoAnswer> {
-        if session.revision > self.feed.applied() {
-            // Its login was answered by a replica that is ahead of this one, or in a history that is lost.
-            self.feed.sync().await.map_err(|_| NoAnswer::StoreUnavailable)?;
-        }
+    /// The verdict, and the record that it was judged by.
+    async fn judge(&self, attempt: &Attempt, arrived: BootTime, cold: Cold) -> Result<Judged, NoAnswer> {
+        let mut found = cold.0;
         for _ in 0..MAX_ROUNDS {
-            let (entry, is_own_read) = self.entry(&session.address, session.address.key()).await?;
-            let Some(revision) = self.as_of(&entry, is_own_read).await? else {
-                continue;
+            let Found { entry, is_own_read, proof } = match found.take() {
+                Some(found) => found,
+                None => self.find(attempt).await?,
             };
-            return Ok((session_state(&entry, session, self.clock.wall()), revision));
-        }
-        Err(NoAnswer::TooManyChanges)
-    }
-
-    async fn judge(self: &Arc<Self>, attempt: &Attempt, arrived: BootTime) -> Result<Judged, NoAnswer> {
-        let key = attempt.address.key();
-        for _ in 0..MAX_ROUNDS {
-            let (entry, is_own_read) = self.entry(&attempt.address, key).await?;
-            let Some(mailbox) = &entry.read.mailbox else {
+            let (Some(mailbox), Some(proof)) = (&entry.read.mailbox, proof) else {
                 let Some(revision) = self.as_of(&entry, is_own_read).await? else {
                     continue;
                 };
                 self.throttle.count(attempt.client_ip, None, self.clock.boot());
-                return Ok(Judged { verdict: denied(Reason::UnknownAddress, revision), entry, is_own_read });
+                return Ok(Judged { verdict: denied(Reason::UnknownAddress, revision), entry, place: None, is_own_read });
             };
-            let (proof, hashed) = match proof::find(attempt.password.expose(), mailbox, &self.tagger, &self.memos) {
+            let key = attempt.address.key();
+            let (place, hashed) = match proof {
                 Proof::Proven(place) => (Some(place), false),
                 Proof::Wrong => (None, false),
                 Proof::NeedsHashing(candidates) => match self.throttle.wait(attempt.client_ip, key, arrived) {
@@ -209,7 +154,7 @@ impl Login {
                             continue;
                         };
                         let verdict = Verdict { retry_after: Some(wait), ..denied(Reason::Throttled, revision) };
-                        return Ok(Judged { verdict, entry, is_own_read });
+                        return Ok(Judged { verdict, entry, place: None, is_own_read });
                     }
                     None => (self.try_candidates(attempt, mailbox, &candidates).await?, true),
                 },
@@ -219,20 +164,28 @@ impl Login {
                 continue;
             };
             let now = self.clock.wall();
-            let verdict = match proof {
+            let verdict = match place {
                 Some(place) => Self::verdict(mailbox, place, attempt, now, revision),
                 None => {
                     self.throttle.count(attempt.client_ip, hashed.then_some(key), self.clock.boot());
                     denied(Reason::WrongPassword, revision)
                 }
             };
-            return Ok(Judged { verdict, entry, is_own_read });
+            return Ok(Judged { verdict, entry, place, is_own_read });
         }
         Err(NoAnswer::TooManyChanges)
     }
 
+    async fn find(&self, attempt: &Attempt) -> Result<Found, NoAnswer> {
+        let (entry, is_own_read) = self.entry(&attempt.address).await?;
+        let mailbox = entry.read.mailbox.as_ref();
+        let proof = mailbox.map(|mailbox| proof::find(attempt.password.expose(), mailbox, &self.tagger, &self.memos));
+        Ok(Found { entry, is_own_read, proof })
+    }
+
     /// The address's record, from the cache or by one indexed read; and whether it was read for this very login.
-    async fn entry(&self, address: &Address, key: MailboxKey) -> Result<(Arc<Entry>, bool), NoAnswer> {
+    pub(super) async fn entry(&self, address: &Address) -> Result<(Arc<Entry>, bool), NoAnswer> {
+        let key = address.key();
         if let Some(entry) = self.cache.get(key) {
             return Ok((entry, false));
         }
@@ -251,7 +204,7 @@ impl Login {
 
     /// As of which revision a record may be judged by: if it is as new as the login, and no change to the mailbox was applied since it was read. Its own read
     /// is as new as the login; any other needs the lease, or a sync that begins now.
-    async fn as_of(&self, entry: &Entry, is_own_read: bool) -> Result<Option<Revision>, NoAnswer> {
+    pub(super) async fn as_of(&self, entry: &Entry, is_own_read: bool) -> Result<Option<Revision>, NoAnswer> {
         // After an outage an own read is not trusted either: the database may be another one than before, and the feed has to see that first.
         let is_trusted = self.feed.has_lease() || (is_own_read && self.feed.is_synced());
         if !is_trusted {
@@ -262,7 +215,7 @@ impl Login {
 
     /// Tries them in their order. A right one is remembered, and brought up to date at rest.
     async fn try_candidates(
-        self: &Arc<Self>,
+        &self,
         attempt: &Attempt,
         mailbox: &MailboxRecord,
         candidates: &[Candidate],
@@ -277,7 +230,7 @@ impl Login {
             if self.hashing.verify(job, attempt.password.clone(), hash.clone()).await.map_err(no_hash)? {
                 self.memos.insert(candidate.memo);
                 if let Place::Active(place) = candidate.place {
-                    self.upgrade_if_due(mailbox, &mailbox.active[place], attempt, &hash);
+                    self.upgrades.begin_if_due(mailbox, &mailbox.active[place], attempt, &hash);
                 }
                 return Ok(Some(candidate.place));
             }
@@ -324,18 +277,6 @@ fn time_to_denial(taken: Duration, delay: Duration) -> Duration {
         return Duration::ZERO;
     }
     Duration::from_nanos(u64::try_from(delay - taken % delay).unwrap_or(0))
-}
-
-fn session_state(entry: &Entry, session: &Session, now: Timestamp) -> Reason {
-    let Some(mailbox) = entry.read.mailbox.as_ref().filter(|mailbox| mailbox.mailbox_id == session.password.mailbox_id) else {
-        return Reason::MailboxDeleted;
-    };
-    let ProvenPassword { device_id, generation, .. } = session.password;
-    match mailbox.active.iter().find(|device| device.device_id == device_id) {
-        None => Reason::DeviceDisconnected,
-        Some(device) if device.generation != generation => Reason::PasswordChanged,
-        Some(device) => policy::judge_session(mailbox, device, now),
-    }
 }
 
 fn no_answer(error: StoreError) -> NoAnswer {

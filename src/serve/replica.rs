@@ -69,7 +69,13 @@ impl Replica {
             hashing: Arc::clone(&hashing),
             throttle: Throttle::new(),
             history: Arc::clone(&history),
-            upgrades: Upgrades::new(),
+            upgrades: Upgrades::new(
+                Arc::clone(&store),
+                Arc::clone(&feed),
+                Arc::clone(&tagger),
+                Arc::clone(&hashing),
+                Arc::clone(&clock),
+            ),
             clock: Arc::clone(&clock),
             denial_delay: settings.denial_delay,
         });
