@@ -36,7 +36,7 @@ pub struct AuthorizationService {
     pub drain: Drain,
 }
 
-type Watching = Pin<Box<dyn Stream<Item = Result<proto::WatchResponse, Status>> + Send>>;
+type WatchResponses = Pin<Box<dyn Stream<Item = Result<proto::WatchResponse, Status>> + Send>>;
 type Answers = Pin<Box<dyn Stream<Item = Result<proto::AuthenticateStreamResponse, Status>> + Send>>;
 
 #[tonic::async_trait]
@@ -67,12 +67,13 @@ impl Authorization for AuthorizationService {
         Ok(Response::new(Box::pin(answered_by(ANSWERS, |answers| answer_stream(logins, drain, requests, answers)))))
     }
 
-    type WatchStream = Watching;
+    type WatchStream = WatchResponses;
 
-    async fn watch(&self, request: Request<Streaming<proto::WatchRequest>>) -> Result<Response<Watching>, Status> {
+    async fn watch(&self, request: Request<Streaming<proto::WatchRequest>>) -> Result<Response<WatchResponses>, Status> {
         frontend(&request)?;
-        let door = watch::Door { login: Arc::clone(&self.login), feed: Arc::clone(&self.feed), drain: self.drain.clone() };
-        Ok(Response::new(Box::pin(door.open(request.into_inner()).await?)))
+        let (login, feed, drain) = (Arc::clone(&self.login), Arc::clone(&self.feed), self.drain.clone());
+        let responses = watch::WatchService { login, feed, drain }.connect(request.into_inner()).await?;
+        Ok(Response::new(Box::pin(responses)))
     }
 
     async fn check_session(

@@ -1,4 +1,5 @@
-//! The door of a watcher: what it says is heard by a task, what it is told comes straight from its queue in `watchers/`. Sessions that memory can't judge are judged here.
+//! `Watch`. A task of its own handles what a watcher sends; what it is sent comes straight from its queue
+//! in the roster of watchers. Sessions that memory cannot judge are judged here.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -57,7 +58,7 @@ const MAX_SESSIONS_AT_ONCE: usize = 1_000;
 const MAX_NAME_CHARACTERS: usize = 64;
 
 /// What a stream needs.
-pub(super) struct Door {
+pub(super) struct WatchService {
     pub login: Arc<Login>,
     pub feed: Arc<Feed>,
     pub drain: Drain,
@@ -94,9 +95,9 @@ struct Connected {
     login: Arc<Login>,
 }
 
-impl Door {
-    /// Lets a watcher in that says hello: what it is told from then on.
-    pub(super) async fn open(self, mut requests: Streaming<proto::WatchRequest>) -> Result<Told, Status> {
+impl WatchService {
+    /// Connects a watcher that says hello: answers the messages to it.
+    pub(super) async fn connect(self, mut requests: Streaming<proto::WatchRequest>) -> Result<Responses, Status> {
         let hello = tokio::time::timeout(HELLO_TIMEOUT, requests.next()).await;
         let Ok(Some(Ok(proto::WatchRequest { message: Some(Request::Hello(hello)) }))) = hello else {
             return Err(invalid(&Invalid::new("hello", "must be the first message, within 10 seconds")));
@@ -129,16 +130,16 @@ impl Door {
         });
         let (end, ended) = oneshot::channel();
         tokio::spawn(async move {
-            let heard = AssertUnwindSafe(listen(watcher, requests, self.drain, cut_off)).catch_unwind().await;
-            // The watcher has gone from the board by now, so its queue ends; this is the last word. It may have hung up.
-            let _ = end.send(heard.unwrap_or_else(|_| Err(status::internal())));
+            let received = AssertUnwindSafe(receive(watcher, requests, self.drain, cut_off)).catch_unwind().await;
+            // The watcher has left the roster by now, so its queue ends; this error comes last. The watcher may have hung up.
+            let _ = end.send(received.unwrap_or_else(|_| Err(status::internal())));
         });
-        Ok(Told { first: Some(welcome), messages, doubtful, ended: Some(ended) })
+        Ok(Responses { first: Some(welcome), messages, doubtful, ended: Some(ended) })
     }
 }
 
-/// Hears a watcher until one of the two ends it; answers the error to end the stream with.
-async fn listen(
+/// Handles a watcher's messages until one of the two ends the stream; answers the error to end it with.
+async fn receive(
     watcher: Connected,
     mut requests: Streaming<proto::WatchRequest>,
     drain: Drain,
@@ -150,7 +151,7 @@ async fn listen(
             biased;
             why = &mut cut_off => return Err(why.map_or_else(|_| status::internal(), status::cut_off)),
             request = requests.next() => match request {
-                Some(Ok(request)) => watcher.hear(request)?,
+                Some(Ok(request)) => watcher.handle(request)?,
                 // On a drain it is what we asked for.
                 Some(Err(_)) | None => return if is_draining { Err(status::draining()) } else { Ok(()) },
             },
@@ -162,15 +163,15 @@ async fn listen(
     }
 }
 
-/// What a watcher is told: its queue, straight, and why it ended.
-pub(super) struct Told {
+/// The messages to a watcher: its queue, straight, and the error that ends it.
+pub(super) struct Responses {
     first: Option<Response>,
     messages: mpsc::Receiver<Message>,
     doubtful: mpsc::UnboundedSender<Sessions>,
     ended: Option<oneshot::Receiver<Result<(), Status>>>,
 }
 
-impl Stream for Told {
+impl Stream for Responses {
     type Item = Result<proto::WatchResponse, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -197,11 +198,11 @@ impl Stream for Told {
 }
 
 impl Connected {
-    /// Does what a message of the watcher's asks for.
-    fn hear(&self, request: proto::WatchRequest) -> Result<(), Status> {
+    /// Does what a watcher's message asks for.
+    fn handle(&self, request: proto::WatchRequest) -> Result<(), Status> {
         match request.message {
             None => Err(invalid(&Invalid::new("message", "must be set"))),
-            Some(Request::Hello(_)) => Err(invalid(&Invalid::new("hello", "must be said once"))),
+            Some(Request::Hello(_)) => Err(invalid(&Invalid::new("hello", "must be sent only once, as the first message"))),
             Some(Request::Renew(watch_request::Renew { number })) => {
                 self.watchers.renew(self.number, number).map_err(protocol_error)
             }
@@ -214,9 +215,13 @@ impl Connected {
                 }
                 sessions.into_iter().try_for_each(|opened| self.opened(opened))
             }
-            // Which change was the cause, the server knows itself: it ended the session's password.
+            // Counts go by the change that ended the session's password here; the watcher's word on it is
+            // for people who read the messages.
             Some(Request::SessionsClosed(watch_request::SessionsClosed { numbers, revision: _ })) => {
                 self.ended(&numbers, End::Closed)
+            }
+            Some(Request::SessionsRefused(watch_request::SessionsRefused { revision: 0, .. })) => {
+                Err(invalid(&Invalid::new("revision", "must be set: only a change makes a watcher refuse a session")))
             }
             Some(Request::SessionsRefused(watch_request::SessionsRefused { numbers, revision: _ })) => {
                 self.ended(&numbers, End::Refused)
@@ -233,7 +238,7 @@ impl Connected {
         self.watchers.sessions_ended(self.number, numbers, end).map_err(protocol_error)
     }
 
-    /// Logins that the watcher answered from its cache: to the history, as if they had been answered here.
+    /// Logins that the watcher answered from its cache are counted as if they had been answered here.
     fn cached_logins(&self, counts: Vec<watch_request::cached_logins::Count>) -> Result<(), Status> {
         if counts.is_empty() || counts.len() > MAX_SESSIONS_AT_ONCE {
             return Err(invalid(&Invalid::new("counts", "must be 1 to 1,000 at once")));
@@ -281,7 +286,7 @@ impl Drop for Connected {
     fn drop(&mut self) {
         self.judge.abort();
         self.watchers.goodbye(self.number);
-        // Whoever waits for it may go on.
+        // Revocations that wait for it may go on.
         self.feed.hint();
         debug!(watcher = self.name, "a watcher has gone");
     }
@@ -295,14 +300,14 @@ async fn judge_sessions(
     mut sessions: mpsc::UnboundedReceiver<Sessions>,
 ) {
     let judge = async |(number, session): (u64, Session)| {
-        let reason = loop {
+        let (reason, revision) = loop {
             match login.check_session(&session).await {
-                Ok((reason, _)) => break reason,
+                Ok(judged) => break judged,
                 Err(_) => tokio::time::sleep(JUDGE_AGAIN).await,
             }
         };
         if reason != Reason::Ok {
-            watchers.close(watcher, number, &session, reason);
+            watchers.close(watcher, number, &session, reason, revision);
         }
     };
     while let Some(batch) = sessions.recv().await {
@@ -352,7 +357,7 @@ fn to_response(message: Message) -> Response {
         Message::Close { numbers, reason, revision } => Response::CloseSessions(watch_response::CloseSessions {
             numbers,
             reason: convert::reason(reason).into(),
-            revision: revision.map_or(0, |revision| revision.0),
+            revision: revision.0,
         }),
         Message::Draining => Response::Draining(watch_response::Draining {}),
         // Judged here; see the caller.

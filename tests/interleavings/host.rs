@@ -86,7 +86,7 @@ impl Host {
                 self.host.hear(mail_host::Message::Grant { number, duration, previous, position })
             }
             Message::Close { numbers, reason, revision } => {
-                let close = self.host.close_sessions(&numbers, reason, revision.unwrap_or_default());
+                let close = self.host.close_sessions(&numbers, reason, revision);
                 Todo { close, ..Todo::default() }
             }
             Message::Draining => self.host.hear(mail_host::Message::Draining),

@@ -4,6 +4,7 @@
 #![expect(unreachable_pub, reason = "a test program exports nothing")]
 
 mod answers;
+mod cached_logins;
 mod callers;
 mod devices;
 mod directory;

@@ -34,17 +34,40 @@ use crate::{
 on_each_store!(spans_and_metrics_go_to_who_receives_them,);
 
 /// So long for both to arrive: far longer than they take.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Clone)]
-struct Receiver {
+pub struct Receiver {
     spans: mpsc::UnboundedSender<Span>,
     metrics: mpsc::UnboundedSender<Metric>,
     /// `service.instance.id` of each export.
     instances: mpsc::UnboundedSender<(&'static str, Option<String>)>,
 }
 
+/// What a receiver has received.
+pub struct Received {
+    pub spans: mpsc::UnboundedReceiver<Span>,
+    pub metrics: mpsc::UnboundedReceiver<Metric>,
+    pub instances: mpsc::UnboundedReceiver<(&'static str, Option<String>)>,
+}
+
 impl Receiver {
+    /// Listens on a free port: answers the endpoint, and what arrives there.
+    pub async fn start() -> (String, Received) {
+        let (spans, spans_received) = mpsc::unbounded_channel();
+        let (metrics, metrics_received) = mpsc::unbounded_channel();
+        let (instances, instances_received) = mpsc::unbounded_channel();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
+        let receiver = Self { spans, metrics, instances };
+        let serving = transport::Server::builder()
+            .add_service(TraceServiceServer::new(receiver.clone()))
+            .add_service(MetricsServiceServer::new(receiver))
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        tokio::spawn(serving);
+        (endpoint, Received { spans: spans_received, metrics: metrics_received, instances: instances_received })
+    }
+
     fn note_instance(&self, signal: &'static str, resource: Option<&Resource>) {
         let attributes = resource.map(|resource| resource.attributes.as_slice()).unwrap_or_default();
         let value = attributes.iter().find(|attribute| attribute.key == "service.instance.id").and_then(|id| id.value.as_ref());
@@ -86,18 +109,8 @@ impl MetricsService for Receiver {
 }
 
 async fn spans_and_metrics_go_to_who_receives_them(store: StoreKind) {
-    let (spans, mut spans_received) = mpsc::unbounded_channel();
-    let (metrics, mut metrics_received) = mpsc::unbounded_channel();
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
-    let (instances, mut instances_received) = mpsc::unbounded_channel();
-    let receiver = Receiver { spans, metrics, instances };
-    let serving = transport::Server::builder()
-        .add_service(TraceServiceServer::new(receiver.clone()))
-        .add_service(MetricsServiceServer::new(receiver))
-        .serve_with_incoming(TcpListenerStream::new(listener));
-    tokio::spawn(serving);
-
+    let (endpoint, received) = Receiver::start().await;
+    let Received { spans: mut spans_received, metrics: mut metrics_received, instances: mut instances_received } = received;
     let ground = Ground::new(store).await;
     let mut command = ground.command(&[]);
     command.env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint);

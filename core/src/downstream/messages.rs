@@ -30,8 +30,8 @@ pub enum Message {
     Close {
         numbers: Vec<u64>,
         reason: Reason,
-        /// The change that was the cause, if it is known.
-        revision: Option<Revision>,
+        /// The change that was the cause; or, if that is not known, as of which the session was judged.
+        revision: Revision,
     },
     /// Not sent to the watcher: its stream's handler judges these sessions again, and closes those that
     /// are not valid any more.

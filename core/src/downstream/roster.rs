@@ -233,7 +233,7 @@ impl Roster {
         if let Some((reason, cause)) = self.recent.end_of(password.device_id, password.generation, revision) {
             self.endings.add(cause, key, &watcher.name, now);
             self.unwritten_endings.insert(cause);
-            self.send(number, Message::Close { numbers: vec![session_number], reason, revision: Some(cause) });
+            self.send(number, Message::Close { numbers: vec![session_number], reason, revision: cause });
             return Ok(Opened::Closed);
         }
         Ok(if self.recent.covers(revision) { Opened::Good } else { Opened::Doubtful })
@@ -294,9 +294,10 @@ impl Roster {
     }
 
     /// Tells a watcher to close a session that was judged, if it is still that one: numbers are used again.
-    pub fn close(&mut self, number: u64, session_number: u64, judged: &Session, reason: Reason) {
+    /// `revision`: as of which it was judged; the change that was the cause is that one, or an earlier one.
+    pub fn close(&mut self, number: u64, session_number: u64, judged: &Session, reason: Reason, revision: Revision) {
         if self.sessions.get(SessionKey { watcher: number, number: session_number }) == Some(judged) {
-            self.send(number, Message::Close { numbers: vec![session_number], reason, revision: None });
+            self.send(number, Message::Close { numbers: vec![session_number], reason, revision });
         }
     }
 

@@ -244,8 +244,9 @@ impl Watchers {
     }
 
     /// Tells a watcher to close a session that was judged, if it is still that one: numbers are used again.
-    pub fn close(&self, number: u64, session_number: u64, judged: &Session, reason: Reason) {
-        self.act(|roster| roster.close(number, session_number, judged, reason));
+    /// `revision`: as of which it was judged.
+    pub fn close(&self, number: u64, session_number: u64, judged: &Session, reason: Reason, revision: Revision) {
+        self.act(|roster| roster.close(number, session_number, judged, reason, revision));
     }
 
     /// Does something with the roster, and what it asks for, under one lock: so each watcher's queue has
