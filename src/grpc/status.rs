@@ -1,4 +1,5 @@
-//! The one file that chooses codes and reasons. What goes out names no driver, table or path. `docs/errors.md` lists them all.
+//! The one file that chooses codes and reasons. What goes out names no driver, table or path.
+//! `docs/errors.md` lists them all.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -16,7 +17,7 @@ use latchkey_core::{
 };
 
 const DOMAIN: &str = "latchkey";
-/// When to say a call again that a dependency stood in the way of.
+/// When to repeat a call that failed for want of a dependency.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// A field out of its bounds.
@@ -83,30 +84,30 @@ pub(super) fn protocol_error(protocol_error: ProtocolError) -> Status {
     Status::with_error_details(code, protocol_error.to_string(), with_reason(reason))
 }
 
-/// Why a watcher's stream ends without its doing.
+/// Why the server ends a watcher's stream.
 pub(super) fn cut_off(why: CutOff) -> Status {
     match why {
         CutOff::TooSlow => {
-            let words = "the messages were not read in time; connect again, with what was applied";
+            let words = "the messages were not read in time; connect again, with the position reached";
             Status::with_error_details(Code::ResourceExhausted, words, with_reason("WATCHER_TOO_SLOW"))
         }
         CutOff::Replaced => {
-            let words = "another stream said hello with the same watcher_id";
+            let words = "another stream sent a hello with the same watcher_id";
             Status::with_error_details(Code::Aborted, words, with_reason("WATCHER_REPLACED"))
         }
         CutOff::BeginsAnew => {
-            let words = "the change log may be of another history than before; connect again";
+            let words = "the database may have lost changes; connect again";
             Status::with_error_details(Code::Aborted, words, with_reason("WATCHER_BEGINS_ANEW"))
         }
     }
 }
 
-/// The server stops; another replica, or the next one here, answers.
+/// The server is stopping; another replica answers, or this one after its restart.
 pub(super) fn draining() -> Status {
     later("SERVER_DRAINING", "the server is stopping; call again".to_owned())
 }
 
-/// More calls at a time than the server takes.
+/// More calls at a time than the server accepts.
 pub(super) fn overloaded() -> Status {
     let mut details = with_reason("TOO_MANY_CALLS");
     details.set_retry_info(Some(RETRY));
@@ -118,18 +119,18 @@ pub(super) fn unknown_caller(problem: &str) -> Status {
 }
 
 pub(super) fn role_missing(needed: &str) -> Status {
-    let words = format!("this caller's roles don't allow it: it needs {needed}");
+    let words = format!("this caller's roles do not allow this call; it needs {needed}");
     Status::with_error_details(Code::PermissionDenied, words, with_reason("ROLE_MISSING"))
 }
 
 pub(super) fn actor_not_allowed() -> Status {
-    let words = "only a manager, a provisioner or an operator may act for somebody (metadata latchkey-actor)";
+    let words = "only a manager, a provisioner or an operator may name an actor (metadata latchkey-actor)";
     Status::with_error_details(Code::PermissionDenied, words, with_reason("ACTOR_NOT_ALLOWED"))
 }
 
 /// A bug. The log has the details.
 pub(super) fn internal() -> Status {
-    Status::with_error_details(Code::Internal, "an error of the server; its log says more", with_reason("INTERNAL"))
+    Status::with_error_details(Code::Internal, "internal error; the server's log has the details", with_reason("INTERNAL"))
 }
 
 /// A status as a message: what a stream answers for one of its requests.
@@ -161,18 +162,22 @@ fn store(error: &StoreError) -> Status {
         StoreError::Unavailable(_) => later("STORE_UNAVAILABLE", "the database does not answer; nothing was changed".to_owned()),
         StoreError::OutcomeUnknown(_) => later(
             "OUTCOME_UNKNOWN",
-            "it is not known whether this was done: say the same call again, with the same request_id".to_owned(),
+            "it is not known whether the change was made: repeat the call, with the same request_id".to_owned(),
         ),
         StoreError::Conflict(_) => {
             let mut details = with_reason("CONFLICT");
             details.set_retry_info(Some(RETRY));
-            Status::with_error_details(Code::Aborted, "other changes were in the way; nothing was changed; try again", details)
+            Status::with_error_details(
+                Code::Aborted,
+                "concurrent changes prevented this one; nothing was changed; try again",
+                details,
+            )
         }
         StoreError::CannotWrite(_) => {
-            later("STORE_CANNOT_WRITE", "the database can't write (full, or read-only); nothing was changed".to_owned())
+            later("STORE_CANNOT_WRITE", "the database cannot write (it is full or read-only); nothing was changed".to_owned())
         }
         StoreError::Corrupt(words) => {
-            tracing::error!(error = words, "stored data can't be read");
+            tracing::error!(error = words, "stored data cannot be read");
             internal()
         }
     }
