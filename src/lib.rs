@@ -7,6 +7,7 @@ pub mod clock;
 pub mod closing;
 pub mod config;
 pub mod dovecot;
+mod exit;
 pub mod grpc;
 pub mod hashing;
 pub mod http;

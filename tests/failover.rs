@@ -126,7 +126,7 @@ async fn no_acknowledged_revocation_is_lost_with_a_synchronous_standby() {
             assert_eq!(answered(server, password, true).await, Reason::DeviceDisconnected);
         }
         assert_eq!(answered(server, &kept, false).await, Reason::Ok);
-        assert!(!server.log().contains("GONE BACK IN TIME"));
+        assert!(!server.log().contains("DATABASE HAS LOST CHANGES"));
     }
     // The new primary takes changes, and both replicas acknowledge them.
     let (device, password) = world.add("Tablet").await;
@@ -166,7 +166,7 @@ async fn a_history_that_went_back_is_noticed_and_what_it_lost_is_revoked_once_mo
     primary.kill();
     behind.resume().await;
     // While the lease runs they are judged as of before; never otherwise than as denied.
-    while !world.server.log().contains("GONE BACK IN TIME") || !world.server.log().contains("revoked once more") {
+    while !world.server.log().contains("DATABASE HAS LOST CHANGES") || !world.server.log().contains("revoked again") {
         for password in [&phone_password, &laptop_password] {
             answered(&world.server, password, true).await;
         }

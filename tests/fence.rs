@@ -453,7 +453,7 @@ async fn rows_of_a_new_history_are_not_applied_on_top_of_a_lost_one() {
     world.change(|world| &world.second).await;
     world.fail_over(stopped).await;
     assert_eq!(world.login().await, Reason::DeviceDisconnected);
-    assert_eq!(world.replica.feed.rewinds(), 1);
+    assert_eq!(world.replica.feed.lost_histories(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -467,7 +467,7 @@ async fn a_record_of_a_lost_history_ends_with_a_change_of_the_new_one_though_it_
     world.end(world.phone, &world.second).await;
     world.fail_over(stopped).await;
     assert_eq!(world.login().await, Reason::DeviceDisconnected);
-    assert_eq!(world.replica.feed.rewinds(), 0, "it had applied nothing of what was lost");
+    assert_eq!(world.replica.feed.lost_histories(), 0, "it had applied nothing of what was lost");
 }
 
 #[tokio::test(flavor = "multi_thread")]

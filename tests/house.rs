@@ -2,10 +2,13 @@
 
 #![expect(clippy::expect_used, reason = "a test that can't go on has failed")]
 
+#[path = "house/circles.rs"]
+mod circles;
+
 use std::{collections::BTreeSet, fs, path::Path};
 
 /// Each module of `src/`, and its floor. A module that is not here has no place in the house.
-const FLOORS: [(&str, u8); 29] = [
+const FLOORS: &[(&str, u8)] = &[
     ("main", 5),
     ("cli", 5),
     ("serve", 5),
@@ -31,6 +34,7 @@ const FLOORS: [(&str, u8); 29] = [
     ("config", 5),
     ("telemetry", 5),
     // Everybody may use these, and they use nothing of ours above `core/`.
+    ("exit", 0),
     ("lifecycle", 0),
     ("clock", 0),
     ("random", 0),
@@ -42,7 +46,7 @@ const FLOORS: [(&str, u8); 29] = [
 ];
 
 /// On one floor, who may use whom.
-const WITHIN_A_FLOOR: [(&str, &str); 14] = [
+const WITHIN_A_FLOOR: &[(&str, &str)] = &[
     ("main", "cli"),
     ("cli", "config"),
     ("cli", "serve"),
@@ -53,7 +57,6 @@ const WITHIN_A_FLOOR: [(&str, &str); 14] = [
     ("authority", "upstream"),
     ("smtp_logins", "authority"),
     ("policy", "dovecot"),
-    ("serve", "cli"),
     ("serve", "config"),
     ("serve", "telemetry"),
     ("hashing", "passwords"),

@@ -18,7 +18,6 @@ use self::counts::Counts;
 pub use self::settings::{Args, SaslListen};
 use crate::{
     authority::Host,
-    cli::Exit,
     clock::SystemClock,
     closing::Closers,
     dovecot::{
@@ -26,6 +25,7 @@ use crate::{
         sasl::{self, Sasl, Timeouts},
         services::Services,
     },
+    exit::Exit,
     lifecycle::{Drain, notify_service_manager, run_for_ever, stop_on_signals},
     policy,
     smtp_logins::SmtpLogins,

@@ -2,10 +2,9 @@
 
 use std::{io, process::ExitCode};
 
-use clap::CommandFactory;
 use clap_complete::Shell;
 
-use super::{Cli, Exit};
+use crate::exit::Exit;
 
 /// Print a script that completes latchkey's commands and flags in a shell
 #[derive(clap::Args, Debug)]
@@ -20,9 +19,9 @@ pub(super) struct Args {
 }
 
 impl Args {
-    pub(super) fn run(&self) -> ExitCode {
+    pub(super) fn run(&self, mut command: clap::Command) -> ExitCode {
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut Cli::command(), "latchkey", &mut script);
+        clap_complete::generate(self.shell, &mut command, "latchkey", &mut script);
         super::output::write_all(&mut io::stdout().lock(), &script)
             .map_or_else(|failure| failure.report(false), |()| Exit::Done)
             .into()

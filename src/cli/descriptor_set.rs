@@ -2,8 +2,8 @@
 
 use std::{fs, io, path::PathBuf, process::ExitCode};
 
-use super::{Exit, failure::Failure, output};
-use crate::proto;
+use super::{failure::Failure, output};
+use crate::{exit::Exit, proto};
 
 /// Write the gRPC contract as a descriptor set, for `grpcurl -protoset` and code generators
 ///

@@ -5,9 +5,10 @@ use std::{fs, process::ExitCode};
 use serde_json::json;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
 
-use super::{Exit, client::ClientArgs, failure::message};
+use super::{client::ClientArgs, failure::message};
 use crate::serve::{StoreSettings, open_store_as_it_is};
 use crate::{
+    exit::Exit,
     passwords::pepper::{Pepper, PepperError},
     store::{Finding, OpenError, Store},
 };
@@ -45,7 +46,7 @@ impl Args {
         }
         let unwell = findings.iter().filter(|finding| finding.advice.is_some()).count();
         if !self.client.json {
-            println!("{}", if unwell == 0 { "All is well.".to_owned() } else { format!("{unwell} to be seen to.") });
+            println!("{}", if unwell == 0 { "No problems found.".to_owned() } else { format!("Problems found: {unwell}.") });
         }
         if unwell == 0 { Exit::Done } else { Exit::Refused }.into()
     }
@@ -58,21 +59,29 @@ impl Args {
             Err(PepperError::Missing(_)) if self.store.is_new() => unwell(
                 "pepper",
                 "not there yet".to_owned(),
-                "`latchkey serve` makes it. If that is not expected: is --data-dir right?",
+                "`latchkey serve` creates it. If you expected it to exist, check --data-dir.",
             ),
-            Err(problem) => unwell("pepper", problem.to_string(), "See above; without it no password can be verified."),
+            Err(problem) => unwell(
+                "pepper",
+                problem.to_string(),
+                "Without the pepper, no password can be verified. Fix the problem named above.",
+            ),
         });
         let is_running = self.server(&mut findings).await;
         match open_store_as_it_is(&self.store).await {
             Ok(store) => self.database(&*store, pepper.ok(), &mut findings).await,
             Err(problem) => match problem.downcast_ref::<OpenError>() {
                 Some(OpenError::Locked { .. }) if is_running => {
-                    findings.push(well("database", "in use by the running server, which says that it is ready".to_owned()));
+                    findings.push(well("database", "in use by the running server, which is ready".to_owned()));
                 }
                 Some(OpenError::NotThere | OpenError::OlderSchema { .. }) => {
                     findings.push(unwell("database", problem.to_string(), "Start the server of this version."));
                 }
-                _ => findings.push(unwell("database", problem.to_string(), "See above; logins can't be answered without it.")),
+                _ => findings.push(unwell(
+                    "database",
+                    problem.to_string(),
+                    "Without the database, no login can be answered. Fix the problem named above.",
+                )),
             },
         }
         findings
@@ -81,12 +90,14 @@ impl Args {
     async fn database(&self, store: &dyn Store, pepper: Option<Pepper>, findings: &mut Vec<Finding>) {
         match store.examine().await {
             Ok(found) => findings.extend(found),
-            Err(problem) => findings.push(unwell("database", problem.to_string(), "Look into the database's log.")),
+            Err(problem) => findings.push(unwell("database", problem.to_string(), "The database's log has the details.")),
         }
         if let (Some(pepper), Ok(known)) = (pepper, store.pepper_checks().await) {
             findings.push(match pepper.verify_against(&self.store.pepper_file(), &known) {
                 Ok(_) => well("pepper and database", "belong together".to_owned()),
-                Err(problem) => unwell("pepper and database", problem.to_string(), "Put the right file in its place."),
+                Err(problem) => {
+                    unwell("pepper and database", problem.to_string(), "Restore the pepper file that belongs to this database.")
+                }
             });
         }
         if let Ok(nodes) = store.nodes().await
@@ -95,7 +106,8 @@ impl Args {
             let names: Vec<_> = nodes.iter().map(|node| format!("{} (lease {:?})", node.name, node.lease)).collect();
             let differ = nodes.windows(2).any(|pair| pair[0].lease != pair[1].lease);
             let found = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-            let advice = "The replicas' --lease differ: a revocation waits for the longest. Set them alike.";
+            let advice =
+                "The replicas have different --lease settings, and a revocation waits for the longest. Use the same everywhere.";
             findings.push(if differ { unwell("replicas", found, advice) } else { well("replicas", found) });
         }
     }
@@ -106,7 +118,7 @@ impl Args {
         let session = match self.client.clone().connect() {
             Ok(session) => session,
             Err(failure) => {
-                findings.push(unwell("server", failure.to_string(), "Mend the flag that it names."));
+                findings.push(unwell("server", failure.to_string(), "Fix the flag named above."));
                 return false;
             }
         };
@@ -117,7 +129,7 @@ impl Args {
                 true
             }
             Ok(_) => {
-                let advice = "It runs, but does not reach its database: look into its log.";
+                let advice = "It runs but cannot reach its database. Its log has the details.";
                 findings.push(unwell("server", format!("{server} is not ready"), advice));
                 false
             }
@@ -154,9 +166,9 @@ fn clock() -> Finding {
         Ok(name) => unwell(
             "clock source",
             name.to_owned(),
-            "A slow clock makes every login slower: is tsc switched off, by the kernel or the hypervisor?",
+            "A slow clock source slows every login down. Check whether the kernel or the hypervisor has switched tsc off.",
         ),
-        Err(_) => well("clock source", "not told by this system".to_owned()),
+        Err(_) => well("clock source", "unknown on this system".to_owned()),
     }
 }
 

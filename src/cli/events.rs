@@ -1,11 +1,11 @@
 //! `latchkey events`: the audit trail.
 
 use super::{
-    Exit,
     client::{ClientArgs, Session},
     device::device_id,
     failure::Failure,
 };
+use crate::exit::Exit;
 use crate::proto::{self, list_events_request::Scope};
 
 /// The audit trail of a mailbox, newest first.

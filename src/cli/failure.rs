@@ -6,8 +6,7 @@ use serde_json::{Map, Value, json};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use super::Exit;
-use crate::config;
+use crate::{config, exit::Exit};
 
 /// A command that ended otherwise than done.
 #[derive(Debug, thiserror::Error)]
@@ -66,16 +65,16 @@ impl Failure {
     pub(super) fn report(mut self, as_json: bool) -> Exit {
         if self.is_outcome_unknown {
             let advice = self.advice.map_or(String::new(), |advice| format!("{advice} "));
-            self.advice = Some(format!("{advice}The change may have been made: look before you repeat it."));
+            self.advice = Some(format!("{advice}The change may have been made: check before you repeat it."));
         }
         if as_json {
             self.details.insert("message".into(), self.message.into());
             self.details.insert("advice".into(), self.advice.into());
             eprintln!("{}", json!({ "error": self.details }));
         } else if !self.message.is_empty() {
-            eprintln!("error: {}", super::output::printable(&self.message));
+            eprintln!("error: {}", super::terminal::printable(&self.message));
             if let Some(advice) = self.advice {
-                eprintln!("  {}", super::output::printable(&advice));
+                eprintln!("  {}", super::terminal::printable(&advice));
             }
         }
         self.exit
@@ -179,37 +178,37 @@ fn advice(reason: &str, code: Code, device_id: Option<&str>) -> Option<String> {
             "That person needs the right to manage the mail service (`latchkey service grant`), or a role as administrator or legal \
              representative."
         }
-        ("THROTTLED", _) => "Too many wrong guesses at this mailbox, or from this address.",
-        ("MAILBOX_NOT_FOUND", _) => "`latchkey mailbox list SERVICE` lists the mailboxes there are.",
+        ("THROTTLED", _) => "There were too many wrong guesses at this mailbox, or from this address.",
+        ("MAILBOX_NOT_FOUND", _) => "`latchkey mailbox list SERVICE` lists the mailboxes.",
         ("PASSWORD_TOO_WEAK" | "PASSWORD_ALREADY_USED", _) => "Choose another password, or let one be generated.",
         ("TOO_MANY_DEVICES", _) => {
-            "Disconnect a device that is no longer used: `latchkey device list ADDRESS` shows when each was."
+            "Disconnect a device that is no longer used. `latchkey device list ADDRESS` shows when each was last used."
         }
         ("GENERIC_PASSWORD_NOT_CHANGEABLE", _) => {
             "Add a device of its own instead (`latchkey device add`), then disconnect the generic password."
         }
         ("DEVICE_IS_DISCONNECTED", _) => "Add a new device: `latchkey device add`.",
-        ("ETAG_MISMATCH", _) => "The list has changed since. Look at it again, and decide again.",
-        ("NOT_EMPTY", _) => "Delete what it holds first.",
+        ("ETAG_MISMATCH", _) => "The list has changed. Check it again before you repeat the command.",
+        ("NOT_EMPTY", _) => "Delete what it contains first.",
         ("REQUEST_ALREADY_DONE", _) => {
             let device = device_id.map_or(String::new(), |id| format!(" Device: {id}."));
-            return Some(format!("It was done before. Change the device's password to get a new one.{device}"));
+            return Some(format!("An earlier call did this. To get a password, change the device's password.{device}"));
         }
         ("OUTCOME_UNKNOWN", _) => {
-            "Look before you repeat it. What ends a password may be said again at any time: it waits until the first time is effective."
+            "Check before you repeat it. A command that ends a password can always be repeated: it waits until the first one is effective."
         }
         ("STORE_UNAVAILABLE" | "SERVER_DRAINING" | "HASHING_OVERLOADED" | "TOO_MANY_CHANGES" | "CONFLICT", _) => {
-            "Nothing was changed. Try again in a moment; if it stays so, `latchkey doctor` on the server says more."
+            "Nothing was changed. Try again in a moment. If it persists, run `latchkey doctor` on the server."
         }
-        ("STORE_CANNOT_WRITE", _) => "Nothing was changed. The database's disk is full, or it is read-only: see to that first.",
-        (_, Code::Unauthenticated) => "Say who you are: --token-file, or --certificate and --key.",
-        (_, Code::PermissionDenied) => "This caller's role does not allow it. See --token-file, --certificate and --actor.",
-        (_, Code::NotFound) => "See what there is with the command's `list`.",
-        (_, Code::Unimplemented) => "The server does not know this call: it is older than this command, or not a Latchkey.",
-        (_, Code::ResourceExhausted) => "The server has too much to do.",
+        ("STORE_CANNOT_WRITE", _) => "Nothing was changed. The database is full or read-only: fix that first.",
+        (_, Code::Unauthenticated) => "Identify this caller with --token-file, or with --certificate and --key.",
+        (_, Code::PermissionDenied) => "This caller's roles do not allow it. See --token-file, --certificate and --actor.",
+        (_, Code::NotFound) => "The command's `list` shows what exists.",
+        (_, Code::Unimplemented) => "The server does not know this call. It is older than this command, or not Latchkey.",
+        (_, Code::ResourceExhausted) => "The server is overloaded.",
         (_, Code::Unavailable) => "Is the server running, and is --server right?",
-        (_, Code::Cancelled | Code::DeadlineExceeded) => "Give it longer with --timeout.",
-        (_, Code::Internal | Code::Unknown | Code::DataLoss) => "The server's log says more.",
+        (_, Code::Cancelled | Code::DeadlineExceeded) => "Raise --timeout.",
+        (_, Code::Internal | Code::Unknown | Code::DataLoss) => "The server's log has the details.",
         _ => return None,
     };
     Some(advice.to_owned())

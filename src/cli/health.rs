@@ -4,10 +4,10 @@ use serde_json::json;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
 
 use super::{
-    Exit,
     client::{ClientArgs, Session},
     failure::Failure,
 };
+use crate::exit::Exit;
 
 /// Ask whether a server is ready for logins.
 ///

@@ -4,9 +4,11 @@ use std::{path::PathBuf, process::ExitCode};
 
 use serde_json::json;
 
-use super::Exit;
-use crate::passwords::pepper::{Pepper, PepperError};
 use crate::serve::StoreSettings;
+use crate::{
+    exit::Exit,
+    passwords::pepper::{Pepper, PepperError},
+};
 
 /// The pepper: the keys that passwords at rest are bound to
 #[derive(clap::Args, Debug)]

@@ -3,8 +3,8 @@
 use clap::Args;
 use prost::{Message, Name};
 
-use super::{Exit, client::Session, failure::Failure, table::Table};
-use crate::proto;
+use super::{client::Session, failure::Failure, table::Table};
+use crate::{exit::Exit, proto};
 
 /// The most that the contract gives in one page.
 const LARGEST_PAGE: u32 = 1_000;

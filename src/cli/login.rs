@@ -3,14 +3,13 @@
 use std::net::IpAddr;
 
 use super::{
-    Exit,
     client::{ClientArgs, Session},
     device::protocol,
     failure::Failure,
-    output::printable,
     prompt, render,
+    terminal::printable,
 };
-use crate::proto;
+use crate::{exit::Exit, proto};
 
 /// Our name in the history of logins.
 const FRONTEND: &str = "latchkey login";

@@ -3,13 +3,12 @@
 use clap::Subcommand;
 
 use super::{
-    Exit,
     client::{ClientArgs, Session},
     failure::Failure,
     list::ListArgs,
     prompt, render, table,
 };
-use crate::proto;
+use crate::{exit::Exit, proto};
 
 /// Make, look up, suspend and delete mailboxes.
 #[derive(clap::Args, Debug)]

@@ -6,13 +6,12 @@ use clap::{
 };
 
 use super::{
-    Exit,
     client::{ClientArgs, Session},
     failure::Failure,
     list::ListArgs,
     render, table,
 };
-use crate::proto;
+use crate::{exit::Exit, proto};
 
 const ROLES: [&str; 3] = ["legal-representative", "administrator", "collaborator"];
 

@@ -21,6 +21,7 @@ mod prompt;
 mod render;
 mod service;
 mod table;
+mod terminal;
 mod watch;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
@@ -31,7 +32,7 @@ use self::{
     client::{ClientArgs, Session},
     failure::Failure,
 };
-use crate::{agent, config, serve};
+use crate::{agent, config, exit::Exit, serve};
 
 /// Mail passwords, one for each device, whose revocation holds everywhere at once.
 #[derive(Parser, Debug)]
@@ -80,24 +81,6 @@ enum Command {
     Completions(completions::Args),
 }
 
-/// How a command ended, for whoever called it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub(crate) enum Exit {
-    Done = 0,
-    /// The server said no, or a person did.
-    Refused = 1,
-    Usage = 2,
-    /// Whether it was done is not known: no connection, no answer in time, or a server in trouble.
-    NoAnswer = 3,
-}
-
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> Self {
-        Self::from(exit as u8)
-    }
-}
-
 /// Runs the command that the arguments (the program's name first) name, and says how it ended.
 pub fn run(arguments: Vec<OsString>) -> ExitCode {
     let command = match config::with_file(Cli::command(), &arguments) {
@@ -142,7 +125,7 @@ impl Command {
             Self::Doctor(args) => args.run(),
             Self::Probe(args) => args.run(),
             Self::DescriptorSet(args) => args.run(),
-            Self::Completions(args) => args.run(),
+            Self::Completions(args) => args.run(Cli::command()),
             Self::Health(health::Args { client }) => ask(client, only_reads, health::run),
             Self::Device(device::Args { client, command }) => ask(client, only_reads, async |session| command.run(session).await),
             Self::Organization(organization::Args { client, command }) => {

@@ -1,8 +1,7 @@
 //! What a command prints: the server's message as JSON, or words for people.
 
 use std::{
-    borrow::Cow,
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
     sync::LazyLock,
 };
 
@@ -68,18 +67,4 @@ pub(super) fn json_of<M: Message + Name>(message: &M) -> Result<String, Failure>
         .serialize_with_options(&mut serde_json::Serializer::new(&mut json), &options)
         .map_err(|error| unprintable(error.to_string()))?;
     String::from_utf8(json).map_err(|error| unprintable(error.to_string()))
-}
-
-/// Text that came from elsewhere, without what a terminal would obey.
-pub(super) fn printable(text: &str) -> Cow<'_, str> {
-    if text.chars().any(char::is_control) {
-        text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect::<String>().into()
-    } else {
-        text.into()
-    }
-}
-
-/// Whether a person sits at both ends, who can be asked.
-pub(super) fn is_interactive() -> bool {
-    io::stdin().is_terminal() && io::stderr().is_terminal()
 }

@@ -4,7 +4,7 @@ use std::io::{self, BufRead, Read, Write};
 
 use clap::Args;
 
-use super::{failure::Failure, output::is_interactive};
+use super::{failure::Failure, terminal::is_interactive};
 use latchkey_core::model::secret::Secret;
 
 /// A secret on standard input is at most this many bytes; the server's own bounds are narrower.

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use jiff::{Timestamp, tz::TimeZone};
 
-use super::output::printable;
+use super::terminal::printable;
 use crate::proto::{self, Decision, Reason, event, revocation};
 
 /// A moment in the local time zone, to the minute; empty if there is none.
@@ -98,7 +98,7 @@ pub(super) fn device_pairs(device: &proto::Device) -> Vec<(&'static str, String)
         ("Created", exact_time(device.create_time.as_ref())),
         ("Expires", exact_time(device.expire_time.as_ref())),
         ("Last used", last_use),
-        ("Password", format!("{changes}{}", if device.can_change_password { "" } else { ", can't be changed" })),
+        ("Password", format!("{changes}{}", if device.can_change_password { "" } else { ", cannot be changed" })),
         ("Sessions", if device.live_sessions == 0 { String::new() } else { device.live_sessions.to_string() }),
         ("Disconnected", exact_time(device.disconnect_time.as_ref())),
     ]
@@ -147,7 +147,7 @@ pub(super) fn revocation(revocation: Option<&proto::Revocation>) -> String {
         n => format!(" {n} sessions are refused at their next command."),
     };
     let silent: Vec<_> = it.unconfirmed_sessions.iter().map(|host| printable(&host.host)).collect();
-    let silent = if silent.is_empty() { String::new() } else { format!(" No word of the sessions at {}.", silent.join(", ")) };
+    let silent = if silent.is_empty() { String::new() } else { format!(" Sessions at {} are not confirmed.", silent.join(", ")) };
     let closed = format!("{closed}{refused}{silent}");
     if it.state() == revocation::State::Effective {
         return format!("Effective everywhere.{closed}");
@@ -158,9 +158,9 @@ pub(super) fn revocation(revocation: Option<&proto::Revocation>) -> String {
         .map(|process| if process.display_name.is_empty() { &process.process_id } else { &process.display_name })
         .map(|n| printable(n))
         .collect();
-    let unconfirmed = if nodes.is_empty() { String::new() } else { format!(" Not confirmed yet by {}.", nodes.join(", ")) };
+    let unconfirmed = if nodes.is_empty() { String::new() } else { format!(" Not yet confirmed by {}.", nodes.join(", ")) };
     format!(
-        "Final, and effective everywhere by {} at the latest (revision {}).{unconfirmed}{closed}",
+        "Committed. Effective everywhere by {} at the latest (revision {}).{unconfirmed}{closed}",
         exact_time(it.effective_by.as_ref()),
         it.revision
     )
@@ -184,10 +184,10 @@ pub(super) fn write_revocation(out: &mut dyn Write, it: Option<&proto::Revocatio
 /// Why a login was let in or not, for the operator at the phone.
 pub(super) fn reason(reason: Reason) -> &'static str {
     match reason {
-        Reason::Unspecified => "for a reason that this version does not know",
+        Reason::Unspecified => "a reason that this version does not know",
         Reason::Ok => "the password is a current one",
         Reason::UnknownAddress => "there is no such mailbox",
-        Reason::WrongPassword => "no device of this mailbox has, or is remembered to have had, this password",
+        Reason::WrongPassword => "no device of this mailbox has this password, or recently had it",
         Reason::DeviceDisconnected => "the password is right, but its device was disconnected",
         Reason::PasswordChanged => "this was the device's password before it was changed",
         Reason::MailboxSuspended => "the mailbox is suspended",
@@ -196,8 +196,8 @@ pub(super) fn reason(reason: Reason) -> &'static str {
         Reason::DeviceExpired => "the device has expired",
         Reason::GenericLoginOff => "the generic password is switched off for logins",
         Reason::UserSuspended => "the person whose device this is, is suspended",
-        Reason::Throttled => "too many wrong guesses from there",
-        Reason::MailboxDeleted => "the mailbox is gone",
+        Reason::Throttled => "too many wrong guesses from this address, or at this mailbox",
+        Reason::MailboxDeleted => "the mailbox was deleted",
     }
 }
 

@@ -3,13 +3,12 @@
 use clap::Subcommand;
 
 use super::{
-    Exit,
     client::{ClientArgs, Session},
     failure::Failure,
     list::ListArgs,
     render, table,
 };
-use crate::proto;
+use crate::{exit::Exit, proto};
 
 /// Make, look up and delete mail services, and say who may manage them.
 ///

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use console::{measure_text_width, style};
 
-use super::output::printable;
+use super::terminal::printable;
 
 const GAP: usize = 2;
 

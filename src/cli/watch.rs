@@ -5,18 +5,18 @@ use std::io::Write;
 use tokio_stream::{StreamExt, once};
 
 use super::{
-    Exit,
     client::{ClientArgs, Session},
     failure::Failure,
-    output::printable,
     render,
+    terminal::printable,
 };
 use crate::{
     clock::SystemClock,
+    exit::Exit,
     proto::{
         self,
-        watch_request::{Acknowledge, Hello, Message as Ask},
-        watch_response::{Acknowledged, Change, Message as Told, SessionsEnded},
+        watch_request::{Acknowledge, Hello, Message as Request},
+        watch_response::{Acknowledged, Change, Message as Response, SessionsEnded},
     },
     random,
 };
@@ -25,11 +25,11 @@ use latchkey_core::model::clock::{Clock, Timestamp};
 /// Our own, among the watchers.
 const NAME: &str = "latchkey watch";
 
-/// Show changes and revocations as they happen, and who has acknowledged them after how long.
+/// Show changes and revocations as they happen, and who acknowledged them after how long.
 ///
-/// A line for each change of the log: how many mailboxes it concerns, and which passwords it ended. Below it who has acknowledged it, since the replica
-/// that is asked has applied it: mail hosts with the sessions that they closed, then replicas, which wait for theirs. Runs until it is interrupted, or
-/// the server stops; then it ends 3.
+/// Prints a line for each change: how many mailboxes it concerns, and which passwords it ended. Lines below it show who acknowledged
+/// it, and after how long: first the mail hosts, with the sessions that they closed, then the replicas. Times count from when the
+/// replica that is asked applied the change. Runs until it is interrupted. Exits with 3 when the server stops.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -45,10 +45,10 @@ pub(super) struct Args {
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Options {
-    /// Only changes that end passwords
+    /// Show only changes that end passwords
     #[arg(long)]
     revocations: bool,
-    /// End after so many changes, once a replica has acknowledged the last
+    /// Stop after N changes, when a replica has acknowledged the last one
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
 }
@@ -57,35 +57,37 @@ impl Options {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         let watcher_id = uuid::Builder::from_random_bytes(random::bytes()).into_uuid().to_string();
         let hello = Hello { protocol_version: 1, name: NAME.to_owned(), watcher_id, resume: None, observe: true };
-        // It caches nothing and holds no lease, so nobody waits for what it acknowledges; it does so to be heard of as a watcher that is there.
+        // It caches nothing and holds no lease, so no revocation waits for it. It acknowledges only so that
+        // observers see it.
         let (acknowledge, acknowledgements) = tokio::sync::mpsc::unbounded_channel();
         let acknowledgements = tokio_stream::wrappers::UnboundedReceiverStream::new(acknowledgements);
-        let requests = once(proto::WatchRequest { message: Some(Ask::Hello(hello)) }).chain(acknowledgements);
-        let mut told = session.authorization().watch(requests).await?.into_inner();
+        let requests = once(proto::WatchRequest { message: Some(Request::Hello(hello)) }).chain(acknowledgements);
+        let mut responses = session.authorization().watch(requests).await?.into_inner();
         let mut shown = None;
         let mut left = self.count;
-        while let Some(message) = told.next().await {
+        while let Some(message) = responses.next().await {
             let message = message?;
-            if let Some(Told::Draining(_)) = &message.message {
+            if let Some(Response::Draining(_)) = &message.message {
                 // The server waits for its watchers to leave: returning closes the stream.
                 return Err(
                     Failure::no_answer("the server is stopping").with_advice("Run `latchkey watch` again once it is back.")
                 );
             }
             let is_shown = match &message.message {
-                Some(Told::Change(change)) => {
+                Some(Response::Change(change)) => {
                     let revision = change.position.map_or(0, |position| position.revision);
                     // A reader that is gone ends us by itself.
-                    let _ = acknowledge.send(proto::WatchRequest { message: Some(Ask::Acknowledge(Acknowledge { revision })) });
+                    let _ =
+                        acknowledge.send(proto::WatchRequest { message: Some(Request::Acknowledge(Acknowledge { revision })) });
                     let is_shown = !self.revocations || !change.ended.is_empty();
                     if is_shown {
                         shown = Some(revision);
                     }
                     is_shown
                 }
-                Some(Told::Acknowledged(it)) => it.name != NAME && (!self.revocations || shown == Some(it.revision)),
-                Some(Told::SessionsEnded(it)) => !self.revocations || shown == Some(it.revision),
-                Some(Told::StartEmpty(_)) => true,
+                Some(Response::Acknowledged(it)) => it.name != NAME && (!self.revocations || shown == Some(it.revision)),
+                Some(Response::SessionsEnded(it)) => !self.revocations || shown == Some(it.revision),
+                Some(Response::StartEmpty(_)) => true,
                 _ => false,
             };
             if !is_shown {
@@ -93,8 +95,8 @@ impl Options {
             }
             session.output.show(&message, |out| describe(out, &message, SystemClock.wall()))?;
             match &message.message {
-                Some(Told::Change(_)) => left = left.map(|left| left.saturating_sub(1)),
-                Some(Told::Acknowledged(it)) if left == Some(0) && it.is_replica && Some(it.revision) == shown => break,
+                Some(Response::Change(_)) => left = left.map(|left| left.saturating_sub(1)),
+                Some(Response::Acknowledged(it)) if left == Some(0) && it.is_replica && Some(it.revision) == shown => break,
                 _ => (),
             }
         }
@@ -104,12 +106,12 @@ impl Options {
 
 fn describe(out: &mut dyn Write, message: &proto::WatchResponse, now: Timestamp) -> std::io::Result<()> {
     match &message.message {
-        Some(Told::Change(change)) => words_of_change(out, change, now),
-        Some(Told::Acknowledged(it)) => words_of_acknowledgement(out, it),
-        Some(Told::SessionsEnded(it)) => words_of_sessions(out, it),
-        Some(Told::StartEmpty(it)) => {
+        Some(Response::Change(change)) => words_of_change(out, change, now),
+        Some(Response::Acknowledged(it)) => words_of_acknowledgement(out, it),
+        Some(Response::SessionsEnded(it)) => words_of_sessions(out, it),
+        Some(Response::StartEmpty(it)) => {
             let revision = it.position.map_or(0, |position| position.revision);
-            writeln!(out, "{now}  changes were missed, or undone: caches are emptied, and the log goes on at {revision}")
+            writeln!(out, "{now}  changes were missed, or lost in a failover: caches start empty, at revision {revision}")
         }
         _ => Ok(()),
     }

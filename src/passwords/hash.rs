@@ -2,11 +2,13 @@
 
 use std::{fmt, sync::Arc};
 
-use argon2::{Algorithm, Argon2, Block, ParamsBuilder, Version};
+use argon2::{Algorithm, Argon2, ParamsBuilder, Version};
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use zeroize::Zeroizing;
 
+pub use super::memory::Memory;
 use super::{
+    memory::blocks,
     pepper::Pepper,
     schemes::{Argon2Hash, Scheme, is_affordable},
 };
@@ -32,9 +34,6 @@ impl Default for HashCost {
         Self { memory_kib: 19_456, passes: 2, lanes: 1 }
     }
 }
-
-/// The memory that argon2 works in: kept by whoever hashes often.
-pub type Memory = Vec<Block>;
 
 /// Hashes and verifies, under a pepper and at a cost.
 #[derive(Clone)]
@@ -121,18 +120,6 @@ impl fmt::Debug for Hasher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Hasher").field("cost", &self.cost).finish_non_exhaustive()
     }
-}
-
-/// So many blocks of the memory. One hash that takes much leaves no thread with as much for ever.
-pub(super) fn blocks(memory: &mut Memory, count: usize) -> &mut [Block] {
-    if memory.len() > count.saturating_mul(2) {
-        memory.truncate(count);
-        memory.shrink_to_fit();
-    }
-    if memory.len() < count {
-        memory.resize(count, Block::new());
-    }
-    &mut memory[..count]
 }
 
 #[cfg(test)]

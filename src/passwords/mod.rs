@@ -4,6 +4,7 @@ pub mod chosen;
 pub mod generated;
 pub mod hash;
 pub mod imported;
+mod memory;
 pub mod pepper;
 mod schemes;
 pub mod tag;

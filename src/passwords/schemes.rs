@@ -231,7 +231,7 @@ impl Argon2Hash {
         let Some(context) = self.context(pepper) else {
             return false;
         };
-        let blocks = super::hash::blocks(memory, context.params().block_count());
+        let blocks = super::memory::blocks(memory, context.params().block_count());
         context.hash_password_into_with_memory(password, &self.salt, &mut computed, blocks).is_ok()
             && computed.ct_eq(&self.hash).into()
     }

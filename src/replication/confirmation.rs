@@ -1,4 +1,5 @@
-//! Waiting until a change holds everywhere: the second half of a revocation (DESIGN.md §6, point 4).
+//! Waiting until a change holds everywhere: the second half of a revocation (docs/design.md, "A
+//! revocation").
 
 use latchkey_core::model::session::SilentHost;
 use std::{sync::Arc, time::Duration};
@@ -102,26 +103,15 @@ impl From<Revision> for Awaited {
     }
 }
 
-/// The database has gone back in time, and has the change no more.
+/// The database has lost the change, in a failover.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("the database has lost this change: it has gone back in time; look at what is there, and do it again")]
+#[error("the database has lost this change in a failover; look at the current state, and repeat the change")]
 pub struct ChangeLost;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Unconfirmed {
     pub node_id: Option<NodeId>,
     pub name: String,
-}
-
-/// The rows of all processes, as they were last read: many waits share one reading.
-#[derive(Debug, Default)]
-pub(super) struct Rows(tokio::sync::Mutex<Option<Reading>>);
-
-#[derive(Debug)]
-struct Reading {
-    asked: BootTime,
-    /// `None`: the database did not answer.
-    rows: Option<Arc<[Node]>>,
 }
 
 impl Feed {
@@ -278,18 +268,7 @@ impl Feed {
 
     /// All rows, read after this call began.
     pub(super) async fn nodes(&self) -> Result<Arc<[Node]>, StoreError> {
-        let wanted = self.clock.boot();
-        let mut last = self.rows.0.lock().await;
-        if let Some(Reading { asked, rows }) = &*last
-            && *asked > wanted
-        {
-            // A failure is shared, too: who asks a silent database one after the other waits for ever.
-            return rows.clone().ok_or_else(|| StoreError::Unavailable("the rows could not be read".to_owned()));
-        }
-        let asked = self.clock.boot();
-        let rows = self.store.nodes().await.map(Arc::<[Node]>::from);
-        *last = Some(Reading { asked, rows: rows.as_ref().ok().cloned() });
-        rows
+        self.rows.read(&*self.store, &*self.clock).await
     }
 
     fn unknown(&self, waiting: &Waiting) -> Confirmation {

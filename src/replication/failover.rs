@@ -1,5 +1,6 @@
-//! A database that has gone back in time: a standby was promoted that had not got every change. What this process remembers of the revocations that are missing is
-//! written once more (DESIGN.md §6, point 10).
+//! A database that has lost changes, because a standby was promoted that had not received all of them. The
+//! revocations among them that this process remembers are written again (docs/design.md, "A database that
+//! lost changes").
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -25,15 +26,15 @@ use latchkey_core::{
 const CALLER: &str = "latchkey";
 
 impl Feed {
-    /// Says so, and ends once more what this process has seen ended.
+    /// Logs it, and ends again the passwords that this process has seen ended.
     pub(super) async fn revoke_lost(&self, before: &Progress, head: Head) -> Result<(), StoreError> {
         error!(
             applied = %before.applied.revision,
             head = %head.revision,
-            "THE DATABASE HAS GONE BACK IN TIME: changes that were answered as done are lost. Was a standby promoted that was not synchronous? The cache is emptied, \
-             and the revocations that this process remembers are written once more; see docs/reliability.md"
+            "THE DATABASE HAS LOST CHANGES that were answered as done. Was a standby promoted that was not synchronous? The cache is \
+             emptied, and the revocations that this process remembers are written again; see docs/reliability.md"
         );
-        self.rewinds.fetch_add(1, Ordering::Relaxed);
+        self.lost_histories.fetch_add(1, Ordering::Relaxed);
         for change in self.lost_changes().await? {
             self.revoke_again(&change).await?;
         }
@@ -54,11 +55,11 @@ impl Feed {
         Ok(lost)
     }
 
-    /// Ends once more the passwords that a change had ended for good.
+    /// Ends again the passwords that a change had ended for good.
     async fn revoke_again(&self, change: &Change) -> Result<(), StoreError> {
         let ended: Vec<Ended> = change.ended.iter().copied().filter(|ended| ended.is_for_good()).collect();
         if ended.len() < change.ended.len() {
-            error!(revision = %change.revision, "a mailbox's suspension, or a generic password's, is lost and has to be said again");
+            error!(revision = %change.revision, "the suspension of a mailbox or member, or a switched-off generic login, is lost; repeat it");
         }
         let now = self.wall();
         let mut tx = self.store.begin("revoke_again", Mode::Write).await?;
@@ -83,14 +84,14 @@ impl Feed {
                 caller: CALLER.to_owned(),
                 peer: String::new(),
                 revision: Revision::default(),
-                detail: "written once more: the database had lost it".to_owned(),
+                detail: "written again: the database had lost it".to_owned(),
                 logins: None,
             });
         }
         if again.is_empty() {
             return Ok(());
         }
-        info!(revision = %change.revision, passwords = again.len(), "revoked once more");
+        info!(revision = %change.revision, passwords = again.len(), "revoked again");
         tx.append_change(&NewChange { nonce: random::nonce(), time: now, scope: change.scope.clone(), ended: again, events })
             .await?;
         tx.commit().await

@@ -1,13 +1,14 @@
-//! Floor 2: the change feed. Every process learns of a change through it, the one that made it too, and it keeps the lease that lets logins use the cache
-//! (DESIGN.md §6).
+//! Floor 2: the change feed. Every process learns of a change through it, the one that made it too, and it
+//! keeps the lease that lets logins use the cache (docs/design.md, "A revocation").
 //!
-//! One task syncs: in a loop of a fifth of the lease, at once on a hint, and at once for logins that found no lease. All who had asked before a sync began share it.
-//! What each answer means is decided without I/O, in `progress.rs` and `waiting.rs`, which the model in `tests/model` runs as well; what it changes in memory,
-//! in `coherence.rs`.
+//! One task syncs: in a loop of a fifth of the lease, at once on a hint, and at once for logins that found
+//! no lease. All who had asked before a sync began share it. What each answer means is decided without I/O
+//! in `latchkey-core` (`log`, `confirmation`, `replica`), which the model in `tests/model` runs as well.
 
 pub mod confirmation;
 mod failover;
 mod observe;
+mod rows;
 mod sessions;
 
 use std::{
@@ -22,7 +23,7 @@ use std::{
 use tokio::sync::{Notify, oneshot, watch};
 use tracing::{info, warn};
 
-use self::confirmation::Rows;
+use self::rows::Rows;
 use crate::random::NewId as _;
 use crate::store::{Store, StoreError};
 use latchkey_core::{
@@ -72,7 +73,7 @@ pub struct FeedSettings {
 
 /// No lease, and no sync: the database is out of reach.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("the database can't be asked whether the cache is still right")]
+#[error("cannot verify that the cache is fresh: the database is unreachable")]
 pub struct NoSync;
 
 /// See the module.
@@ -96,8 +97,8 @@ pub struct Feed {
     rows: Rows,
     /// Held while it syncs; says whether it has left for good.
     turn: tokio::sync::Mutex<bool>,
-    /// How often the database was seen to have gone back in time.
-    rewinds: AtomicU64,
+    /// How often the database was seen to have lost changes.
+    lost_histories: AtomicU64,
 }
 
 impl Feed {
@@ -120,7 +121,7 @@ impl Feed {
             completed: AtomicU64::new(0),
             rows: Rows::default(),
             turn: tokio::sync::Mutex::new(false),
-            rewinds: AtomicU64::new(0),
+            lost_histories: AtomicU64::new(0),
         }
     }
 
@@ -202,9 +203,9 @@ impl Feed {
         *self.synced.borrow()
     }
 
-    /// How often the database was seen to have gone back in time.
-    pub fn rewinds(&self) -> u64 {
-        self.rewinds.load(Ordering::Relaxed)
+    /// How often the database was seen to have lost changes.
+    pub fn lost_histories(&self) -> u64 {
+        self.lost_histories.load(Ordering::Relaxed)
     }
 
     /// Syncs for ever, and notices when that stands still.

@@ -14,7 +14,7 @@ use tracing::{debug, error, info, warn};
 pub(super) use self::settings::open_store_as_it_is;
 pub use self::settings::{Args, StoreSettings};
 use self::{replica::Replica, settings::open_store};
-use crate::cli::Exit;
+use crate::exit::Exit;
 use crate::{
     clock::SystemClock,
     grpc::{

@@ -104,7 +104,7 @@ impl Replica {
                 ("latchkey.lease.held", u64::from(feed.has_lease())),
                 ("latchkey.feed.revision", feed.applied().0),
                 ("latchkey.feed.acknowledged", feed.acknowledged().0),
-                ("latchkey.feed.rewinds", feed.rewinds()),
+                ("latchkey.feed.lost_histories", feed.lost_histories()),
                 ("latchkey.watchers", watchers as u64),
                 ("latchkey.sessions", sessions as u64),
                 ("latchkey.hashing.runs", hashes.runs),

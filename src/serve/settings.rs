@@ -30,25 +30,25 @@ Example:
   latchkey serve --database-url postgres://latchkey@db1,db2/latchkey --listen 0.0.0.0:50051 \\
     --callers-file /etc/latchkey/callers.toml --tls-certificate /etc/latchkey/server.pem --tls-key /etc/latchkey/server.key")]
 pub struct Args {
-    /// Where to listen. Other than on loopback it needs --callers-file
+    /// The address to listen on. Other than loopback needs --callers-file
     #[arg(long, value_name = "IP:PORT", env = "LATCHKEY_LISTEN", default_value = "127.0.0.1:50051")]
     pub listen: SocketAddr,
     #[command(flatten)]
     pub store: StoreSettings,
-    /// For how long a process may answer from its cache after it has last heard from the database: how long a revocation waits at most
-    /// for one that is dead
+    /// How long a process may answer from its cache after it last asked the database. A revocation waits this long, at most, for a
+    /// process that is dead
     #[arg(long, value_name = "DURATION", env = "LATCHKEY_LEASE", default_value = "10s", value_parser = duration(lease::SHORTEST..=lease::LONGEST))]
     pub lease: Duration,
-    /// How logins know that the cache is still right: by the lease, or by asking the database for each (many share one question)
+    /// How a login verifies that the cache is fresh
     #[arg(long, env = "LATCHKEY_FRESHNESS", default_value = "lease")]
     pub freshness: FreshnessArg,
-    /// Put an example in, and print lines to paste
+    /// Add example data, and print lines to paste
     #[arg(long, env = "LATCHKEY_DEMO", value_parser = BoolishValueParser::new())]
     pub demo: bool,
-    /// What people call this process, in answers and logs [default: the host's name]
+    /// This process's name, in answers and logs [default: the host name]
     #[arg(long, value_name = "NAME", env = "LATCHKEY_NODE_NAME")]
     pub node_name: Option<String>,
-    /// Who may call: a TOML file of names, roles and tokens or certificates
+    /// A TOML file of callers: their names, roles, and tokens or certificates
     #[arg(long, value_name = "FILE", env = "LATCHKEY_CALLERS_FILE")]
     pub callers_file: Option<PathBuf>,
     /// The server's certificate chain, in PEM; with --tls-key
@@ -60,20 +60,20 @@ pub struct Args {
     /// The CA that client certificates must come from, in PEM
     #[arg(long, value_name = "FILE", env = "LATCHKEY_TLS_CLIENT_CA")]
     pub tls_client_ca: Option<PathBuf>,
-    /// Active devices that a mailbox may have
+    /// The most active devices that a mailbox may have
     #[arg(long, value_name = "N", env = "LATCHKEY_MAX_DEVICES", default_value_t = 50, value_parser = at_most::<1, 1_000>)]
     pub max_devices: usize,
-    /// When a denied login is answered, counted from its arrival
+    /// The time that every denied login takes
     #[arg(long, value_name = "DURATION", env = "LATCHKEY_DENIAL_DELAY", default_value = "500ms",
         value_parser = duration(Duration::ZERO..=Duration::from_secs(10)))]
     pub denial_delay: Duration,
-    /// Mailboxes kept in memory, at most (about 200 bytes each)
+    /// The most mailboxes to keep in memory (about 200 bytes each)
     #[arg(long, value_name = "N", env = "LATCHKEY_CACHE_MAILBOXES", default_value_t = 4_000_000, value_parser = at_most::<1_000, 1_000_000_000>)]
     pub cache_mailboxes: usize,
-    /// Proofs of chosen and generic passwords kept in memory, at most (about 30 bytes each)
+    /// The most proofs of chosen and generic passwords to keep in memory (about 30 bytes each)
     #[arg(long, value_name = "N", env = "LATCHKEY_CACHE_PROOFS", default_value_t = 4_000_000, value_parser = at_most::<1_000, 1_000_000_000>)]
     pub cache_proofs: usize,
-    /// Memory of one argon2 hash, in KiB. Raised, it holds for each password from its next login on
+    /// Memory of one argon2 hash, in KiB. A raised value takes effect for each password at its next login
     #[arg(long, value_name = "KIB", env = "LATCHKEY_ARGON2_MEMORY_KIB", default_value_t = 19_456)]
     pub argon2_memory_kib: u32,
     /// Passes of one argon2 hash
@@ -82,42 +82,42 @@ pub struct Args {
     /// Lanes of one argon2 hash
     #[arg(long, value_name = "N", env = "LATCHKEY_ARGON2_LANES", default_value_t = 1)]
     pub argon2_lanes: u32,
-    /// Threads that hash [default: one a core]
+    /// Threads that hash passwords [default: one for each core]
     #[arg(long, value_name = "N", env = "LATCHKEY_HASHING_THREADS")]
     pub hashing_threads: Option<NonZeroUsize>,
-    /// Passwords that may wait to be hashed; more are told to try later
+    /// The most passwords that may wait to be hashed. Further logins get "try later"
     #[arg(long, value_name = "N", env = "LATCHKEY_HASHING_QUEUE", default_value_t = 1_024, value_parser = at_most::<1, 1_000_000>)]
     pub hashing_queue: usize,
-    /// How long one may wait
+    /// How long a password may wait to be hashed
     #[arg(long, value_name = "DURATION", env = "LATCHKEY_HASHING_DEADLINE", default_value = "2s",
         value_parser = duration(Duration::from_millis(10)..=Duration::from_secs(60)))]
     pub hashing_deadline: Duration,
-    /// Calls at a time, in all, streams not counted once they run; more are refused at once
+    /// The most calls at a time, without open streams. Further calls are refused
     #[arg(long, value_name = "N", env = "LATCHKEY_MAX_CALLS", default_value_t = 65_536, value_parser = at_most::<1, 10_000_000>)]
     pub max_calls: usize,
-    /// Calls at a time on one connection
+    /// The most calls at a time on one connection
     #[arg(long, value_name = "N", env = "LATCHKEY_MAX_STREAMS", default_value_t = 10_000)]
     pub max_streams: u32,
-    /// How long a call may take that says no deadline of its own. Longer than the longest lease, which a revocation may have to wait for
+    /// How long a call without a deadline may take. Set it higher than every replica's --lease
     #[arg(long, value_name = "DURATION", env = "LATCHKEY_CALL_TIMEOUT", default_value = "90s",
         value_parser = duration(Duration::from_secs(1)..=Duration::from_secs(3_600)))]
     pub call_timeout: Duration,
-    /// How long what is under way may take when the server is told to stop
+    /// How long calls under way may take to finish after SIGTERM
     #[arg(long, value_name = "DURATION", env = "LATCHKEY_DRAIN_TIMEOUT", default_value = "30s",
         value_parser = duration(Duration::ZERO..=Duration::from_secs(3_600)))]
     pub drain_timeout: Duration,
-    /// What to log: a level, or directives like `info,latchkey::feed=debug`
+    /// What to log: a level, or directives like `info,latchkey::replication=debug`
     #[arg(long, value_name = "FILTER", env = "LATCHKEY_LOG", default_value = "info")]
     pub log: String,
-    /// How to log: for people on a terminal, as JSON elsewhere, or one of the two
+    /// The log's format. `auto` is text on a terminal, and JSON elsewhere
     #[arg(long, env = "LATCHKEY_LOG_FORMAT", default_value = "auto")]
     pub log_format: LogFormat,
 }
 
-/// Where things are kept.
+/// Where data is stored.
 #[derive(clap::Args, Debug)]
 pub struct StoreSettings {
-    /// The folder of the SQLite file and the pepper
+    /// The directory of the SQLite database and the pepper
     #[arg(long, value_name = "FOLDER", env = "LATCHKEY_DATA_DIR", default_value = "./latchkey-data")]
     pub data_dir: PathBuf,
     /// PostgreSQL instead of SQLite: postgres://user:password@host/database?sslmode=verify-full
@@ -126,19 +126,19 @@ pub struct StoreSettings {
     /// The CA that PostgreSQL's certificate must come from, in PEM
     #[arg(long, value_name = "FILE", env = "LATCHKEY_DATABASE_CA")]
     pub database_ca: Option<PathBuf>,
-    /// Connections to PostgreSQL at a time
+    /// The most connections to PostgreSQL, besides two for the change feed
     #[arg(long, value_name = "N", env = "LATCHKEY_DATABASE_CONNECTIONS", default_value_t = 16, value_parser = at_most::<2, 1_000>)]
     pub database_connections: usize,
-    /// The pepper's file [default: `pepper` in the data directory]
+    /// The pepper file [default: `pepper` in the data directory]
     #[arg(long, value_name = "FILE", env = "LATCHKEY_PEPPER_FILE")]
     pub pepper_file: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum FreshnessArg {
-    /// By a lease: no round trip
+    /// By a lease, without a round trip
     Lease,
-    /// By asking the database: safe even where clocks stop
+    /// By asking the database; many logins share one question. Safe even where clocks stop
     Read,
 }
 
@@ -203,7 +203,7 @@ impl Args {
     }
 
     pub(super) fn server(&self) -> anyhow::Result<ServerSettings> {
-        let read = |file: &PathBuf| fs::read(file).with_context(|| format!("can't read {}", file.display()));
+        let read = |file: &PathBuf| fs::read(file).with_context(|| format!("cannot read {}", file.display()));
         // Checked here and not by clap, which sees flags and variables only, not the settings file.
         let tls = match (&self.tls_certificate, &self.tls_key) {
             (Some(_), None) => bail!("tls-certificate is set and tls-key is not: TLS needs both"),

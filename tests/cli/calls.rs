@@ -222,8 +222,8 @@ fn a_revocation_says_how_far_it_has_come() {
             "revision": 7, "state": "STATE_PENDING", "effective_by": "2026-11-23T09:30:10Z", "unconfirmed": [{"process_id": "n", "display_name": "mx1"}],
         }}),
     );
-    let pending = "Disconnected. Final, and effective everywhere by 2026-11-23 09:30:10 +00:00 at the latest (revision 7). \
-                   Not confirmed yet by mx1.\n";
+    let pending = "Disconnected. Committed. Effective everywhere by 2026-11-23 09:30:10 +00:00 at the latest (revision 7). \
+                   Not yet confirmed by mx1.\n";
     assert_eq!(server.run(&disconnect).out, pending);
     let json = server.run(&[&disconnect[..], &["--json"]].concat()).json();
     assert_eq!(json["revocation"]["state"], "STATE_PENDING");

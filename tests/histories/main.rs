@@ -91,7 +91,7 @@ async fn report(world: &World, history: &History, seed: u64) {
     println!("{} sessions; slowest EFFECTIVE: {}", counts.sessions, seconds(counts.slowest_effective));
     let mut rewinds = 0;
     for replica in &world.replicas {
-        rewinds += replica.log().await.matches("GONE BACK IN TIME").count();
+        rewinds += replica.log().await.matches("DATABASE HAS LOST CHANGES").count();
     }
     println!("replicas saw the database go back in time {rewinds} times");
     let ends = world.stream_ends.lock().expect("no panic").clone();

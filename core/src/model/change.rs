@@ -4,6 +4,7 @@ use std::fmt;
 
 use sha2::{Digest, Sha256};
 
+pub use super::revision::{Position, Revision};
 use super::{
     Invalid,
     address::MailboxKey,
@@ -11,24 +12,6 @@ use super::{
     id::{DeviceId, MailServiceId},
     verdict::Reason,
 };
-
-/// A position in the change log. Commit order is revision order: none appears late, none is missing.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
-pub struct Revision(pub u64);
-
-impl fmt::Display for Revision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// A place in one history of the log: a revision, and the nonce of its row, which another history's row under the same revision has not.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct Position {
-    pub revision: Revision,
-    /// 0 at revision 0, where no row is.
-    pub nonce: i64,
-}
 
 /// What a caller knows a revocation by: the position of its change. Opaque to the caller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

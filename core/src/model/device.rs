@@ -4,11 +4,11 @@ use std::net::IpAddr;
 
 use super::{
     Invalid,
-    change::Revision,
     clock::Timestamp,
     id::{DeviceId, MailboxId, UserId},
     network::Networks,
     protocol::{Protocol, Protocols},
+    revision::Revision,
 };
 
 /// Counts up each time a device's password changes, from 1. With the device's id it is never used twice.

@@ -11,6 +11,7 @@ pub mod id;
 pub mod network;
 pub mod protocol;
 pub mod record;
+pub mod revision;
 pub mod secret;
 pub mod session;
 pub mod verdict;

@@ -5,10 +5,10 @@ use std::{net::IpAddr, time::Duration};
 use super::{
     Invalid,
     address::{Address, MAX_ADDRESS_BYTES},
-    change::Revision,
     device::Generation,
     id::{DeviceId, MailboxId},
     protocol::Protocol,
+    revision::Revision,
     secret::Secret,
 };
 

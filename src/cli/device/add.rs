@@ -9,8 +9,8 @@ use crate::{
     cli::{
         client::{Session, request_id},
         failure::Failure,
-        output::printable,
         prompt::{self, ChosenPassword},
+        terminal::printable,
     },
     clock::SystemClock,
     proto,

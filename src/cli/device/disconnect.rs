@@ -2,16 +2,19 @@
 
 use std::io::{self, Write};
 
-use super::{Scope, WaitArgs, find};
+use super::{
+    args::{Scope, WaitArgs},
+    find,
+};
 use crate::{
     cli::{
-        Exit,
         client::{Session, request_id},
         failure::Failure,
         list::Page,
         prompt, render,
         table::Table,
     },
+    exit::Exit,
     proto,
 };
 

@@ -1,9 +1,11 @@
 //! `latchkey device`: the control panel's calls, by hand.
 
 mod add;
+mod args;
 mod disconnect;
 mod find;
 
+use self::args::{Scope, WaitArgs};
 pub(super) use self::{add::protocol, find::device_id};
 
 use clap::{
@@ -13,14 +15,13 @@ use clap::{
 use prost_types::FieldMask;
 
 use super::{
-    Exit,
     client::{ClientArgs, Session, request_id},
     failure::Failure,
     list::ListArgs,
     prompt::{self, ChosenPassword},
     render, table,
 };
-use crate::proto;
+use crate::{exit::Exit, proto};
 
 /// List, add, change and disconnect the devices of a mailbox.
 ///
@@ -143,31 +144,6 @@ Examples:
     },
 }
 
-#[derive(clap::Args, Debug)]
-pub(in crate::cli) struct WaitArgs {
-    /// Do not wait until it is effective everywhere: it is final at once, and says by when it will be
-    #[arg(long)]
-    no_wait: bool,
-}
-
-/// A mailbox or a mail service.
-#[derive(clap::Args, Debug)]
-#[group(required = true, multiple = false)]
-pub(in crate::cli) struct Scope {
-    /// On this mailbox
-    #[arg(long, value_name = "ADDRESS")]
-    address: Option<String>,
-    /// On all mailboxes of this mail service
-    #[arg(long, value_name = "ID")]
-    service: Option<String>,
-}
-
-impl WaitArgs {
-    pub(in crate::cli) fn max_wait(&self) -> Option<prost_types::Duration> {
-        self.no_wait.then(prost_types::Duration::default)
-    }
-}
-
 impl DeviceCommand {
     pub(in crate::cli) fn only_reads(&self) -> bool {
         matches!(self, Self::List { .. } | Self::Show { .. } | Self::Permissions { .. })
@@ -226,7 +202,7 @@ async fn rename(session: &Session, address: String, device: &str, name: String) 
     let answer = session.devices().update_device(session.request(request)).await?.into_inner();
     session.output.show(&answer, |out| {
         let name = answer.device.as_ref().map_or("", |device| &device.display_name);
-        writeln!(out, "The device is called \"{}\" now. Its password stays.", super::output::printable(name))
+        writeln!(out, "The device is called \"{}\" now. Its password stays.", super::terminal::printable(name))
     })
 }
 
@@ -244,7 +220,7 @@ async fn change_password(
     let answer = session.devices().change_password(session.request(request)).await?.into_inner();
     session.output.show(&answer, |out| {
         let name = answer.device.as_ref().map_or("", |device| &device.display_name);
-        writeln!(out, "\"{}\" has a new password.", super::output::printable(name))?;
+        writeln!(out, "\"{}\" has a new password.", super::terminal::printable(name))?;
         add::write_password(out, &answer.password)?;
         writeln!(out, "The old one has ended. {}", render::revocation(answer.revocation.as_ref()))
     })

@@ -6,17 +6,42 @@ use std::{
     path::Path,
 };
 
+use clap::ValueEnum;
 use tokio::sync::mpsc;
+use tonic_types::RpcStatusExt;
 
-use super::{
-    Format,
-    lines::{self, Broken, Line},
-    report::Refusal,
+use super::lines::{self, Broken, Line};
+use crate::{
+    cli::failure::Failure,
+    proto::{self, import_request},
 };
-use crate::{cli::failure::Failure, proto::import_request};
 
 /// The reason of lines that are refused here, before they are sent.
 const UNREADABLE_LINE: &str = "UNREADABLE_LINE";
+
+/// How a file is written.
+#[derive(Clone, Copy, ValueEnum, Debug)]
+pub(super) enum Format {
+    Jsonl,
+    Csv,
+}
+
+/// A line that was not put in, and why.
+#[derive(Clone, Debug)]
+pub(super) struct Refusal {
+    pub(super) line: u64,
+    /// Stable; the server's are ErrorInfo's.
+    pub(super) reason: String,
+    pub(super) message: String,
+}
+
+impl From<proto::import_response::Refusal> for Refusal {
+    fn from(refusal: proto::import_response::Refusal) -> Self {
+        let error = refusal.error.unwrap_or_default();
+        let reason = error.get_details_error_info().map(|info| info.reason).unwrap_or_default();
+        Self { line: refusal.number, reason, message: error.message }
+    }
+}
 
 /// A stretch of the file: the lines to send, and those that can't be.
 #[derive(Default, Debug)]

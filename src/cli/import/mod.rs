@@ -11,17 +11,21 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::ValueEnum;
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{Request, Status};
 
-use self::{batch::Batch, progress::Progress, report::Report, state::State};
+use self::{
+    batch::{Batch, Format},
+    progress::Progress,
+    report::Report,
+    state::State,
+};
 use super::{
-    Exit,
     client::{ClientArgs, Session},
     failure::Failure,
 };
+use crate::exit::Exit;
 use crate::proto::{ImportRequest, ImportResponse};
 
 /// What the contract takes in one request.
@@ -79,12 +83,6 @@ pub(super) struct Options {
     #[arg(long, value_name = "N", env = "LATCHKEY_BATCHES_IN_FLIGHT", hide_env_values = true, default_value_t = 4)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=MOST_IN_FLIGHT))]
     batches_in_flight: u32,
-}
-
-#[derive(Clone, Copy, ValueEnum, Debug)]
-enum Format {
-    Jsonl,
-    Csv,
 }
 
 impl Options {

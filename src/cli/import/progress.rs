@@ -2,7 +2,6 @@
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::report::grouped;
 use crate::clock::SystemClock;
 use latchkey_core::model::clock::{BootTime, Clock};
 
@@ -44,4 +43,9 @@ impl Progress {
     pub(super) fn finish(&self) {
         self.bar.finish_and_clear();
     }
+}
+
+/// A number with its thousands apart.
+pub(super) fn grouped(number: u64) -> String {
+    indicatif::HumanCount(number).to_string()
 }

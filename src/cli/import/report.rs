@@ -8,12 +8,15 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tonic_types::RpcStatusExt;
 
-use super::{batch::Batch, progress::Progress};
+use super::{
+    batch::{Batch, Refusal},
+    progress::{Progress, grouped},
+};
 use crate::{
-    cli::{Exit, failure::Failure, output::printable},
-    proto::{self, ImportResponse},
+    cli::{failure::Failure, terminal::printable},
+    exit::Exit,
+    proto::ImportResponse,
 };
 
 /// How many lines became what, up to and with `last_line`.
@@ -24,23 +27,6 @@ pub(super) struct Counts {
     created: u64,
     existing: u64,
     refused: u64,
-}
-
-/// A line that was not put in, and why.
-#[derive(Clone, Debug)]
-pub(super) struct Refusal {
-    pub(super) line: u64,
-    /// Stable; the server's are ErrorInfo's.
-    pub(super) reason: String,
-    pub(super) message: String,
-}
-
-impl From<proto::import_response::Refusal> for Refusal {
-    fn from(refusal: proto::import_response::Refusal) -> Self {
-        let error = refusal.error.unwrap_or_default();
-        let reason = error.get_details_error_info().map(|info| info.reason).unwrap_or_default();
-        Self { line: refusal.number, reason, message: error.message }
-    }
 }
 
 #[derive(Debug)]
@@ -130,9 +116,4 @@ impl Report {
 
 fn words(refusal: &Refusal) -> String {
     format!("line {}: {} ({})", refusal.line, printable(&refusal.message), printable(&refusal.reason))
-}
-
-/// A number with its thousands apart.
-pub(super) fn grouped(number: u64) -> String {
-    indicatif::HumanCount(number).to_string()
 }

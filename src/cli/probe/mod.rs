@@ -35,8 +35,8 @@ use self::{
     report::Report,
     target::{Server, Target},
 };
-use super::{Exit, failure::Failure, output::printable, prompt};
-use crate::config::duration;
+use super::{failure::Failure, prompt, terminal::printable};
+use crate::{config::duration, exit::Exit};
 use latchkey_core::model::secret::Secret;
 
 /// The password, where a file or a terminal will not do.

@@ -11,7 +11,7 @@ use super::{
     protocol::Login,
     target::Server,
 };
-use crate::cli::{Exit, output::printable};
+use crate::{cli::terminal::printable, exit::Exit};
 
 /// What the server did with the password, all in all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
