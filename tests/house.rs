@@ -4,6 +4,8 @@
 
 #[path = "house/circles.rs"]
 mod circles;
+#[path = "house/prose.rs"]
+mod prose;
 
 use std::{collections::BTreeSet, fs, path::Path};
 

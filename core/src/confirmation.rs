@@ -1,4 +1,4 @@
-//! Whom a revocation waits for, and for how long. No I/O and no clock: rows and times go in, a judgement comes out (DESIGN.md §6, point 4).
+//! Whom a revocation waits for, and for how long. No I/O and no clock: rows and times go in, a judgement comes out (docs/design.md, "A revocation").
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -7,7 +7,7 @@ use crate::{
     sync::{AtomicI64, AtomicU64, Ordering},
 };
 
-/// How much faster or slower than another a clock may run, in a thousand: all that is trusted about clocks (DESIGN.md §6).
+/// How much faster or slower than another a clock may run, in a thousand: all that is trusted about clocks (docs/design.md, "A revocation").
 pub const DRIFT_PER_MILLE: u32 = 10;
 /// What is added on the waiting side, for scheduling and rounding.
 pub const MARGIN: Duration = Duration::from_millis(250);

@@ -1,4 +1,4 @@
-//! What logins, watchers and the feed of one process share in memory, and in which order a change goes through it (DESIGN.md §6). No I/O: `tests/interleavings`
+//! What logins, watchers and the feed of one process share in memory, and in which order a change goes through it (docs/design.md, "A revocation"). No I/O: `tests/interleavings`
 //! runs it under shuttle.
 
 use std::{fmt, sync::Arc, time::Duration};

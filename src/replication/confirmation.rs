@@ -14,7 +14,7 @@ use latchkey_core::{
     confirmation::Node,
     model::{
         change::{Position, Revision, RevocationId},
-        clock::{BootTime, Timestamp},
+        clock::Timestamp,
         id::NodeId,
         session::Closing,
     },

@@ -104,7 +104,7 @@ pub trait Store: Send + Sync + 'static {
     /// each, whether it was made.
     async fn import(&self, mailboxes: &[NewMailbox], origin: &Origin) -> Result<Vec<bool>>;
 
-    // The change feed (DESIGN.md §6).
+    // The change feed (docs/design.md, "A revocation").
 
     /// Makes this process's row, committed when this returns. To be repeated with the same id after an error: the row may
     /// be there then, and is written anew.

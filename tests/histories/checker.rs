@@ -1,4 +1,4 @@
-//! What a history must be like: DESIGN.md §6, as seen from outside. A pure function; `wrong_histories.rs` shows that each rule is one.
+//! What a history must be like: docs/design.md, "A revocation", as seen from outside. A pure function; `wrong_histories.rs` shows that each rule is one.
 
 use std::{
     collections::{BTreeMap, HashMap},

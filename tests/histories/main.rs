@@ -1,5 +1,5 @@
 //! Histories: real processes, a real database, watchers, logins and revocations at random, while a nemesis breaks what can break; a checker reads what came of it
-//! (DESIGN.md §6). `LATCHKEY_HISTORIES_SEED` and `LATCHKEY_HISTORIES_SECONDS` make it another run, or a long one.
+//! (docs/design.md, "A revocation"). `LATCHKEY_HISTORIES_SEED` and `LATCHKEY_HISTORIES_SECONDS` make it another run, or a long one.
 
 #![expect(clippy::expect_used, reason = "a test that can't go on has failed")]
 #![expect(unreachable_pub, reason = "a test program exports nothing")]

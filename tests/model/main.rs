@@ -1,4 +1,4 @@
-//! The lease protocol, model-checked (DESIGN.md §6): every order in which processes, messages, clocks, crashes and a failover can meet, in worlds small enough to see all of it.
+//! The lease protocol, model-checked (docs/design.md, "A revocation"): every order in which processes, messages, clocks, crashes and a failover can meet, in worlds small enough to see all of it.
 //!
 //! What decides is the crate's own code: how far a replica has got and what a head means to it (`feed::progress`), whom a revocation waits for (`feed::waiting`), what a watcher was told
 //! (`watchers::told`) and how long a lease is (`model::lease`). The model wires it together as `feed/mod.rs`, `feed/confirm.rs`, `watchers/` and `login/` do, around a database, a network and clocks

@@ -1,6 +1,6 @@
 //! The rules that can be taken out of the model, one at a time.
 
-/// A rule of the protocol (DESIGN.md §6). Each stands where the model wires the crate's parts together, and each is there because without it a login is allowed that must not be.
+/// A rule of the protocol (docs/design.md, "A revocation"). Each stands where the model wires the crate's parts together, and each is there because without it a login is allowed that must not be.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Rule {
     /// A record that was read before a change to its mailbox was applied does not get into the cache after it.

@@ -1,4 +1,4 @@
-//! Floor 2: what makes a warm login cheap. Two things, kept apart (DESIGN.md §5): mailboxes' records, whose authority can end at any moment, and
+//! Floor 2: what makes a warm login cheap. Two things, kept apart (docs/design.md, "A login"): mailboxes' records, whose authority can end at any moment, and
 //! memos, which are true for ever.
 
 mod generations;

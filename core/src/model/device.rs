@@ -100,7 +100,7 @@ pub struct Device {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct KeyId(pub u16);
 
-/// A short keyed digest of a password, which finds the device that it can belong to (DESIGN.md §4).
+/// A short keyed digest of a password, which finds the device that it can belong to (docs/design.md, "Passwords").
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Tag {
     /// 128 bits, of a GENERATED password: proof in itself.
