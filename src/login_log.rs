@@ -1,5 +1,6 @@
-//! Floor 2: the history of logins, written behind: counted in memory, added to the store once a second. A crash loses a second of it; a store that is away, what does
-//! not fit until it is back. A login never waits for it.
+//! Floor 2: the history of logins, written behind: counted in memory, and added to the store once a second.
+//! A crash loses a second of it. While the store does not answer, what does not fit into memory is dropped
+//! and counted. A login never waits for it.
 
 use std::{
     fmt,
@@ -33,7 +34,7 @@ pub const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 type Pending = HashMap<LoginKey, Counted>;
 
 /// See the module.
-pub struct LoginHistory {
+pub struct LoginLog {
     shards: Box<[Mutex<Pending>]>,
     dropped: AtomicU64,
 }
@@ -60,7 +61,7 @@ struct Counted {
     last_time: Timestamp,
 }
 
-impl LoginHistory {
+impl LoginLog {
     #[expect(clippy::new_without_default, reason = "one a process; it is not a plain value")]
     pub fn new() -> Self {
         Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), dropped: AtomicU64::new(0) }
@@ -156,8 +157,8 @@ fn put_back(shard: &Mutex<Pending>, logins: &[LoginCount], dropped: &AtomicU64) 
     }
 }
 
-impl fmt::Debug for LoginHistory {
+impl fmt::Debug for LoginLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LoginHistory").field("dropped", &self.dropped()).finish_non_exhaustive()
+        f.debug_struct("LoginLog").field("dropped", &self.dropped()).finish_non_exhaustive()
     }
 }

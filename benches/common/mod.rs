@@ -139,7 +139,7 @@ pub fn fresh(replica: &Replica, pepper: &Pepper) -> Arc<latchkey::login::Login> 
         tagger: Arc::new(latchkey::passwords::tag::Tagger::new(pepper)),
         hashing: Arc::clone(&login.hashing),
         throttle: latchkey::throttle::Throttle::new(),
-        history: Arc::clone(&login.history),
+        login_log: Arc::clone(&login.login_log),
         upgrades: login.upgrades.clone(),
         clock: Arc::clone(&login.clock),
         denial_delay: login.denial_delay,

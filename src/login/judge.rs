@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     hashing::{HashingError, HashingPool},
-    login_log::{LoginHistory, Noted},
+    login_log::{LoginLog, Noted},
     passwords::tag::Tagger,
     replication::Feed,
     store::{Store, StoreError},
@@ -63,7 +63,7 @@ pub struct Login {
     pub tagger: Arc<Tagger>,
     pub hashing: Arc<HashingPool>,
     pub throttle: Throttle,
-    pub history: Arc<LoginHistory>,
+    pub login_log: Arc<LoginLog>,
     pub upgrades: Upgrades,
     pub clock: SharedClock,
     /// Denials are answered at a multiple of this after the login's arrival: nearly always the first.
@@ -254,7 +254,7 @@ impl Login {
     }
 
     fn note(&self, mailbox: &MailboxRecord, attempt: &Attempt, verdict: &Verdict, time: Timestamp) {
-        self.history.note(Noted {
+        self.login_log.note(Noted {
             mailbox_id: mailbox.mailbox_id,
             protocol: attempt.protocol,
             client_ip: attempt.client_ip,

@@ -47,7 +47,7 @@ impl Login {
         });
         if is_known {
             let password = Some(*password);
-            self.history.note(Noted {
+            self.login_log.note(Noted {
                 mailbox_id: cached.session.password.mailbox_id,
                 protocol: cached.protocol,
                 client_ip: cached.client_ip,

@@ -103,7 +103,7 @@ pub async fn run(args: &Args, listener: TcpListener, shutdown: impl Future<Outpu
     run_for_ever("feed", Arc::clone(&replica.feed).run());
     run_for_ever("sessions", Arc::clone(&replica.feed).run_sessions());
     run_for_ever("observation", Arc::clone(&replica.feed).run_observation());
-    run_for_ever("history", Arc::clone(&replica.history).run(Arc::clone(&store)));
+    run_for_ever("history", Arc::clone(&replica.login_log).run(Arc::clone(&store)));
     run_for_ever("trim", trim(Arc::clone(&store), Arc::clone(&replica.feed), Arc::clone(&clock)));
     telemetry.gauges(replica.readings());
 
@@ -256,7 +256,7 @@ async fn stop(replica: &Replica) {
         Ok(Err(error)) => warn!(%error, "stopped, without leaving: revocations elsewhere wait out this process's lease once"),
         Err(_) => warn!("stopped, without leaving: revocations elsewhere wait out this process's lease once"),
     }
-    if tokio::time::timeout(FLUSH_TIMEOUT, replica.history.flush(&*replica.store)).await.is_err() {
+    if tokio::time::timeout(FLUSH_TIMEOUT, replica.login_log.flush(&*replica.store)).await.is_err() {
         warn!("the latest logins were not written to the login log: the database did not answer in time");
     }
 }

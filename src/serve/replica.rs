@@ -7,7 +7,7 @@ use crate::{
     hashing::HashingPool,
     lifecycle::Drain,
     login::{Login, Upgrades},
-    login_log::LoginHistory,
+    login_log::LoginLog,
     manage::{devices::Devices, directory::Directory},
     passwords::{pepper::Pepper, tag::Tagger},
     replication::{Feed, FeedSettings},
@@ -39,7 +39,7 @@ pub struct Replica {
     pub cache: Arc<MailboxCache>,
     pub memos: Arc<Memos>,
     pub feed: Arc<Feed>,
-    pub history: Arc<LoginHistory>,
+    pub login_log: Arc<LoginLog>,
     pub hashing: Arc<HashingPool>,
     pub login: Arc<Login>,
     pub devices: Arc<Devices>,
@@ -59,7 +59,7 @@ impl Replica {
         let cache = Arc::new(MailboxCache::with_capacity(settings.cache_mailboxes));
         let memos = Arc::new(Memos::with_capacity(settings.cache_memos, &crate::random::bytes()));
         let feed = Arc::new(Feed::new(Arc::clone(&store), Arc::clone(&cache), Arc::clone(&clock), settings.feed));
-        let history = Arc::new(LoginHistory::new());
+        let login_log = Arc::new(LoginLog::new());
         let login = Arc::new(Login {
             store: Arc::clone(&store),
             cache: Arc::clone(&cache),
@@ -68,7 +68,7 @@ impl Replica {
             tagger: Arc::clone(&tagger),
             hashing: Arc::clone(&hashing),
             throttle: Throttle::new(),
-            history: Arc::clone(&history),
+            login_log: Arc::clone(&login_log),
             upgrades: Upgrades::new(
                 Arc::clone(&store),
                 Arc::clone(&feed),
@@ -88,13 +88,13 @@ impl Replica {
             max_devices: settings.max_devices,
         });
         let directory = Arc::new(Directory { store: Arc::clone(&store), feed: Arc::clone(&feed), clock: Arc::clone(&clock) });
-        Self { store, cache, memos, feed, history, hashing, login, devices, directory, clock }
+        Self { store, cache, memos, feed, login_log, hashing, login, devices, directory, clock }
     }
 
     /// What the gauges show.
     pub fn readings(&self) -> impl Fn() -> Vec<(&'static str, u64)> + Send + Sync + 'static {
         let (cache, memos, feed) = (Arc::clone(&self.cache), Arc::clone(&self.memos), Arc::clone(&self.feed));
-        let (history, hashing) = (Arc::clone(&self.history), Arc::clone(&self.hashing));
+        let (login_log, hashing) = (Arc::clone(&self.login_log), Arc::clone(&self.hashing));
         move || {
             let hashes = hashing.counts();
             let (watchers, sessions) = feed.watchers().counts();
@@ -110,7 +110,7 @@ impl Replica {
                 ("latchkey.hashing.runs", hashes.runs),
                 ("latchkey.hashing.refused", hashes.refused),
                 ("latchkey.hashing.queued", hashes.queued as u64),
-                ("latchkey.history.dropped", history.dropped()),
+                ("latchkey.history.dropped", login_log.dropped()),
             ]
         }
     }

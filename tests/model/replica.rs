@@ -314,10 +314,10 @@ impl World {
     fn tell(&self, state: &mut State, it: usize, at: Position, ends: bool) {
         let now = state.clock(Who::Replica(it));
         for told in state.replicas[it].departed.iter_mut().filter(|told| told.has_lease(now)) {
-            told.tell(at.revision, now);
+            told.send(at.revision, now);
         }
         if let Some(told) = &mut state.replicas[it].told {
-            told.tell(at.revision, now);
+            told.send(at.revision, now);
             self.send_change(state, it, at, ends);
         }
     }

@@ -264,7 +264,7 @@ impl World {
             let row = &state.store.log[revision as usize - 1];
             let (position, ends) = (Position { revision: Revision(revision), nonce: row.nonce }, row.ends);
             if let Some(told) = &mut state.replicas[it].told {
-                told.tell(position.revision, now);
+                told.send(position.revision, now);
             }
             self.send_change(state, it, position, ends);
         }

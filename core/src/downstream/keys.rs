@@ -1,4 +1,5 @@
-//! The keys of the streams that are connected. Apart from the board's lock, since every login that is to be cached asks.
+//! The keys of the streams that are connected. Apart from the roster's lock, because
+//! every login that is to be cached asks.
 
 use std::sync::{PoisonError, RwLock};
 

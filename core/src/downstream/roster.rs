@@ -63,7 +63,7 @@ pub(super) struct Watcher {
     pub(super) name: String,
     pub(super) id: Uuid,
     pub(super) observes: bool,
-    pub(super) told: Delivery,
+    pub(super) delivery: Delivery,
     pub(super) key: StreamKey,
     /// The last one put into its queue.
     pub(super) position: Position,
@@ -75,7 +75,7 @@ pub(super) struct Departed {
     pub(super) number: u64,
     pub(super) id: Uuid,
     pub(super) name: String,
-    pub(super) told: Delivery,
+    pub(super) delivery: Delivery,
 }
 
 /// A change on its way through the watchers.
@@ -118,18 +118,18 @@ impl Roster {
 
     /// How many changes the slowest watcher was sent and has not acknowledged.
     pub fn furthest_behind(&self) -> usize {
-        self.connected.values().map(|watcher| watcher.told.unacknowledged()).max().unwrap_or(0)
+        self.connected.values().map(|watcher| watcher.delivery.unacknowledged()).max().unwrap_or(0)
     }
 
     /// When somebody is waited for no longer.
     pub fn next_expiry(&self) -> Option<BootTime> {
-        let connected = self.connected.values().filter_map(|watcher| watcher.told.next_expiry());
-        connected.chain(self.departed.iter().filter_map(|departed| departed.told.next_expiry())).min()
+        let connected = self.connected.values().filter_map(|watcher| watcher.delivery.next_expiry());
+        connected.chain(self.departed.iter().filter_map(|departed| departed.delivery.next_expiry())).min()
     }
 
     /// Whether some watcher may still answer from its cache.
     pub fn has_leases(&self, now: BootTime) -> bool {
-        self.connected.values().any(|it| it.told.has_lease(now)) || self.departed.iter().any(|it| it.told.has_lease(now))
+        self.connected.values().any(|it| it.delivery.has_lease(now)) || self.departed.iter().any(|it| it.delivery.has_lease(now))
     }
 
     /// A watcher connects, or connects again.
@@ -149,12 +149,12 @@ impl Roster {
         let position = hello.resume.filter(|_| !starts_empty).unwrap_or(head);
         let earlier = self.departed.iter().position(|departed| departed.id == hello.id);
         let earlier = earlier.map(|at| self.departed.swap_remove(at));
-        let told = match &earlier {
-            Some(departed) if !starts_empty => departed.told.resumed(position.revision),
+        let delivery = match &earlier {
+            Some(departed) if !starts_empty => departed.delivery.resumed(position.revision),
             _ => Delivery::begin(position.revision),
         };
         let watcher =
-            Watcher { name: hello.name, id: hello.id, observes: hello.observes, told, key: hello.key, position, sessions: 0 };
+            Watcher { name: hello.name, id: hello.id, observes: hello.observes, delivery, key: hello.key, position, sessions: 0 };
         self.observers += usize::from(hello.observes);
         self.keys.insert(hello.key);
         self.connected.insert(number, watcher);
@@ -181,7 +181,7 @@ impl Roster {
     /// Hands on what this process's own lease has left.
     pub fn renew(&mut self, number: u64, asked: u64, lease: Duration, now: BootTime) -> Result<(), ProtocolError> {
         let watcher = self.connected.get_mut(&number).ok_or(ProtocolError::CutOff)?;
-        watcher.told.grant(now, lease);
+        watcher.delivery.grant(now, lease);
         // Every change so far was sent to it, so both are the same.
         let position = watcher.position;
         self.send(number, Message::Granted { number: asked, lease, previous: position, position });
@@ -192,7 +192,7 @@ impl Roster {
     /// waited for this.
     pub fn acknowledge(&mut self, number: u64, revision: Revision, now: BootTime) -> Result<bool, ProtocolError> {
         let watcher = self.connected.get_mut(&number).ok_or(ProtocolError::CutOff)?;
-        let acknowledged = watcher.told.acknowledge(revision).map_err(|bad| match bad {
+        let acknowledged = watcher.delivery.acknowledge(revision).map_err(|bad| match bad {
             BadAcknowledgement::FromTheFuture => ProtocolError::AcknowledgesTheFuture,
             BadAcknowledgement::Backwards => ProtocolError::AcknowledgesBackwards,
         })?;
@@ -204,7 +204,7 @@ impl Roster {
     /// The watcher uses its cache no more.
     pub fn surrender(&mut self, number: u64, now: BootTime) -> Result<(), ProtocolError> {
         let watcher = self.connected.get_mut(&number).ok_or(ProtocolError::CutOff)?;
-        let settled = watcher.told.surrender();
+        let settled = watcher.delivery.surrender();
         self.is_settled_by(number, &settled, false, now);
         Ok(())
     }
@@ -324,8 +324,8 @@ impl Roster {
         // Who is cut off does not hear of it, and is waited for all the same, while it may hold a lease.
         let mut waited_for = 0;
         for departed in &mut self.departed {
-            if departed.told.has_lease(now) {
-                departed.told.tell(change.revision, now);
+            if departed.delivery.has_lease(now) {
+                departed.delivery.send(change.revision, now);
                 waited_for += 1;
             }
         }
@@ -348,22 +348,22 @@ impl Roster {
         self.applied.clear();
         self.endings.clear();
         self.unwritten_endings.clear();
-        let ambiguous = self.connected.iter().filter(|(_, watcher)| watcher.told.restart_is_ambiguous(at.revision));
+        let ambiguous = self.connected.iter().filter(|(_, watcher)| watcher.delivery.restart_is_ambiguous(at.revision));
         for number in ambiguous.map(|(number, _)| *number).collect::<Vec<_>>() {
             self.cut_off(number, CutOff::BeginsAnew);
         }
         let mut waited_for = 0;
         for departed in &mut self.departed {
-            if departed.told.has_lease(now) {
-                departed.told.restart(at.revision);
+            if departed.delivery.has_lease(now) {
+                departed.delivery.restart(at.revision);
                 waited_for += 1;
             } else {
-                departed.told.surrender();
+                departed.delivery.surrender();
             }
         }
         let numbers: Vec<u64> = self.connected.keys().copied().collect();
         for watcher in self.connected.values_mut() {
-            watcher.told.restart(at.revision);
+            watcher.delivery.restart(at.revision);
             watcher.position = at;
             waited_for += 1;
         }
@@ -399,7 +399,7 @@ impl Roster {
         }
         let number = departed.number;
         let (has_applied, is_told_again): (Vec<_>, Vec<_>) =
-            departed.told.surrender().into_iter().partition(|revision| *revision <= applied);
+            departed.delivery.surrender().into_iter().partition(|revision| *revision <= applied);
         self.is_settled_by(number, &has_applied, false, now);
         self.is_settled_by(number, &is_told_again, false, now);
     }
@@ -410,9 +410,9 @@ impl Roster {
         let Some(watcher) = self.connected.get_mut(&number) else {
             return;
         };
-        watcher.told.tell(change.revision, now);
+        watcher.delivery.send(change.revision, now);
         let previous = std::mem::replace(&mut watcher.position, change.position());
-        if watcher.told.unacknowledged() > QUEUE {
+        if watcher.delivery.unacknowledged() > QUEUE {
             self.cut_off(number, CutOff::TooSlow);
         }
         if let Some(open) = self.open.get_mut(&change.revision) {
@@ -435,10 +435,10 @@ impl Roster {
     }
 
     fn depart(&mut self, number: u64) {
-        if let Some(Watcher { name, id, told, key, observes, .. }) = self.connected.remove(&number) {
+        if let Some(Watcher { name, id, delivery, key, observes, .. }) = self.connected.remove(&number) {
             self.keys.remove(key);
             self.observers -= usize::from(observes);
-            self.departed.push(Departed { number, id, name, told });
+            self.departed.push(Departed { number, id, name, delivery });
         }
     }
 
@@ -472,16 +472,17 @@ impl Roster {
     pub(super) fn expire(&mut self, now: BootTime) {
         let mut expired: Vec<(u64, Vec<Revision>)> = vec![];
         for (number, watcher) in &mut self.connected {
-            expired.push((*number, watcher.told.expire(now)));
+            expired.push((*number, watcher.delivery.expire(now)));
         }
         for departed in &mut self.departed {
-            expired.push((departed.number, departed.told.expire(now)));
+            expired.push((departed.number, departed.delivery.expire(now)));
         }
         for (number, revisions) in expired {
             self.is_settled_by(number, &revisions, false, now);
         }
-        let over =
-            self.departed.extract_if(.., |departed| !departed.told.has_lease(now) && departed.told.next_expiry().is_none());
+        let over = self
+            .departed
+            .extract_if(.., |departed| !departed.delivery.has_lease(now) && departed.delivery.next_expiry().is_none());
         for departed in over.collect::<Vec<_>>() {
             for key in self.sessions.of_watcher(departed.number) {
                 self.sessions.close(key);
