@@ -34,30 +34,30 @@ const MAX_CREDENTIAL_BYTES: u64 = 1 << 20;
 #[group(id = "client", multiple = true)]
 #[command(next_help_heading = "Connection")]
 pub(super) struct ClientArgs {
-    /// The server to ask, http:// or https://
+    /// The server's address, http:// or https://
     #[arg(long, global = true, value_name = "URL", env = "LATCHKEY_SERVER", default_value = "http://127.0.0.1:50051")]
     #[arg(hide_env_values = true, value_parser = server)]
     pub(super) server: String,
-    /// Whom to trust for https: certificates in PEM (default: the system's)
+    /// CA certificates to trust for https, in PEM (default: the system's)
     #[arg(long, global = true, value_name = "FILE", env = "LATCHKEY_CA", hide_env_values = true)]
     ca: Option<PathBuf>,
-    /// Our own certificate in PEM, with --key, where the server asks for one
+    /// This client's certificate, in PEM; with --key
     #[arg(long, global = true, value_name = "FILE", env = "LATCHKEY_CERTIFICATE", hide_env_values = true)]
     certificate: Option<PathBuf>,
     /// The certificate's private key in PEM
     #[arg(long, global = true, value_name = "FILE", env = "LATCHKEY_KEY", hide_env_values = true)]
     key: Option<PathBuf>,
-    /// A file with the token that names us, where the server asks for one
+    /// A file with this client's bearer token
     #[arg(long, global = true, value_name = "FILE", env = "LATCHKEY_TOKEN_FILE", hide_env_values = true)]
     token_file: Option<PathBuf>,
-    /// The person to act for: their rights hold, and the audit trail names them
+    /// The person to act for: their rights apply, and the audit trail names them
     #[arg(long, global = true, value_name = "USER", env = "LATCHKEY_ACTOR", hide_env_values = true)]
     actor: Option<String>,
-    /// How long to wait for an answer, 100ms to 1h
+    /// How long to wait for an answer: 100ms to 1h
     #[arg(long, global = true, value_name = "DURATION", env = "LATCHKEY_TIMEOUT", default_value = "30s")]
     #[arg(hide_env_values = true, value_parser = config::duration(SHORTEST_TIMEOUT..=LONGEST_TIMEOUT))]
     timeout: Duration,
-    /// Print the server's answer as JSON, an object a line, and errors too (on stderr)
+    /// Print answers as JSON, one object on each line, and errors as JSON on stderr
     #[arg(long, global = true, env = "LATCHKEY_JSON", hide_env_values = true)]
     #[arg(value_parser = clap::builder::BoolishValueParser::new())]
     pub(super) json: bool,

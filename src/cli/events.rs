@@ -8,9 +8,9 @@ use super::{
 use crate::exit::Exit;
 use crate::proto::{self, list_events_request::Scope};
 
-/// The audit trail of a mailbox, newest first.
+/// Show the audit trail of a mailbox, newest first.
 ///
-/// Who changed what, when and from where; and the logins, counted by device, protocol, outcome and hour.
+/// It shows who changed what, when and from where. Logins are counted by device, protocol, outcome and hour.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -27,10 +27,10 @@ pub(super) struct Args {
 pub(super) struct Options {
     /// The mailbox
     address: String,
-    /// Only this device's: its id, or its name
+    /// Only events of this device: its id, or its name
     #[arg(long)]
     device: Option<String>,
-    /// Show at most so many
+    /// Show at most N
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
 }

@@ -11,7 +11,7 @@ const LARGEST_PAGE: u32 = 1_000;
 
 #[derive(Args, Debug, Clone, Copy)]
 pub(super) struct ListArgs {
-    /// Show at most so many (default: all)
+    /// Show at most N (default: all)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) limit: Option<u32>,
 }

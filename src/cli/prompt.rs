@@ -13,10 +13,10 @@ const MAX_SECRET_BYTES: u64 = 4096;
 /// Where a device's password comes from.
 #[derive(Args, Debug, Clone, Copy)]
 pub(super) struct ChosenPassword {
-    /// Choose the password: asks for it twice, without showing it
+    /// Choose the password: prompts for it twice, without echo
     #[arg(long, conflicts_with = "password_stdin")]
     choose: bool,
-    /// Choose the password: reads it from standard input, up to the end of the first line
+    /// Choose the password: reads the first line of standard input
     #[arg(long)]
     password_stdin: bool,
 }

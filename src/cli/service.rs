@@ -32,7 +32,7 @@ pub(super) enum ServiceCommand {
     Put {
         /// Your id for it
         service: String,
-        /// Whose it is; can't be changed later
+        /// The organization that it belongs to; cannot be changed later
         #[arg(long, value_name = "ID")]
         organization: String,
         /// What people call it, at most 128 characters

@@ -76,7 +76,7 @@ fn an_etag_is_the_confirmation_and_no_other_list_is_read() {
     server.refuse("DisconnectAllDevices", Status::with_error_details(Code::Aborted, "the list has changed", details));
     let ran = server.run(&[&ALL[..], &["--etag", "mine"]].concat());
     assert_eq!(ran.code, 1);
-    assert!(ran.err.contains("Look at it again"), "{ran:?}");
+    assert!(ran.err.contains("Check it again"), "{ran:?}");
 }
 
 #[test]

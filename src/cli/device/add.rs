@@ -21,20 +21,20 @@ use latchkey_core::model::{clock::Clock, protocol::Protocol};
 pub(in crate::cli) struct Add {
     /// The mailbox
     address: String,
-    /// What the person calls it: 1 to 64 characters
+    /// Its display name: 1 to 64 characters
     name: String,
     #[command(flatten)]
     password: ChosenPassword,
     /// The person whose device it is
     #[arg(long, value_name = "USER")]
     user: Option<String>,
-    /// Where it may log in; say it again for more (default: everywhere)
+    /// A protocol that it may use; can be repeated (default: all)
     #[arg(long = "protocol", value_name = "PROTOCOL", value_parser = protocol(), ignore_case = true)]
     protocols: Vec<proto::Protocol>,
-    /// From where: a network or an address; say it again for more (default: from everywhere)
+    /// A network or address that it may be used from; can be repeated (default: all)
     #[arg(long = "network", value_name = "CIDR")]
     networks: Vec<String>,
-    /// When it stops to work: a day (2027-01-01, from its beginning here), a moment (2027-01-01T12:00:00Z) or a span (90d)
+    /// Expiry time: a date (2027-01-01, its start in local time), a time (2027-01-01T12:00:00Z) or a span (90d)
     #[arg(long, value_name = "WHEN", value_parser = moment)]
     expires: Option<prost_types::Timestamp>,
 }

@@ -2,7 +2,7 @@
 
 #[derive(clap::Args, Debug)]
 pub(in crate::cli) struct WaitArgs {
-    /// Do not wait until it is effective everywhere: it is final at once, and says by when it will be
+    /// Return once the change is committed, without waiting until it is effective everywhere
     #[arg(long)]
     no_wait: bool,
 }

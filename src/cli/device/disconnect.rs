@@ -22,13 +22,13 @@ use crate::{
 pub(in crate::cli) struct DisconnectAll {
     /// The mailbox
     address: String,
-    /// The list that the person saw, as `device list --json` names it; nothing is asked then
+    /// The etag of the list that was confirmed, from `device list --json`; then it does not ask
     #[arg(long)]
     etag: Option<String>,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long, short)]
     yes: bool,
-    /// Only show what would go
+    /// Show what would be disconnected, and change nothing
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]

@@ -25,7 +25,7 @@ use crate::{exit::Exit, proto};
 
 /// List, add, change and disconnect the devices of a mailbox.
 ///
-/// A device is one named password, for one mail program. DEVICE is a device's id, or its name as far as only one device has it.
+/// A device is one named password, for one mail program. DEVICE is the device's id, or its name if only one device has it.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -41,18 +41,18 @@ pub(in crate::cli) struct Args {
 
 #[derive(Subcommand, Debug)]
 pub(in crate::cli) enum DeviceCommand {
-    /// The devices of a mailbox, oldest first
+    /// List the devices of a mailbox, oldest first
     #[command(after_help = "Example:\n  latchkey device list alice@example.com")]
     List {
         /// The mailbox
         address: String,
-        /// Also the disconnected ones
+        /// Include disconnected devices
         #[arg(long)]
         disconnected: bool,
         #[command(flatten)]
         list: ListArgs,
     },
-    /// One device, in full
+    /// Show one device in full
     #[command(after_help = "Example:\n  latchkey device show alice@example.com \"Alice's phone\"")]
     Show {
         /// The mailbox
@@ -60,14 +60,14 @@ pub(in crate::cli) enum DeviceCommand {
         /// Its id, or its name
         device: String,
     },
-    /// A new device, and its password: shown this once
+    /// Add a device, and show its password, once
     #[command(after_help = "\
 Examples:
   latchkey device add alice@example.com \"Alice's phone\"
   latchkey device add alice@example.com Scanner --protocol smtp --network 192.0.2.0/24 --expires 90d
   latchkey device add alice@example.com Desktop --choose")]
     Add(add::Add),
-    /// Give a device another name; its password stays
+    /// Rename a device; its password stays the same
     #[command(after_help = "Example:\n  latchkey device rename alice@example.com \"Alice's phone\" \"Old phone\"")]
     Rename {
         /// The mailbox
@@ -77,7 +77,7 @@ Examples:
         /// 1 to 64 characters
         new_name: String,
     },
-    /// A new password for the same device; the old one ends at once
+    /// Give a device a new password; the old one ends at once
     #[command(after_help = "Example:\n  latchkey device change-password alice@example.com \"Alice's phone\"")]
     ChangePassword {
         /// The mailbox
@@ -99,10 +99,10 @@ Examples:
         #[command(flatten)]
         wait: WaitArgs,
     },
-    /// End all passwords of a mailbox in one step, the generic one too
+    /// End all passwords of a mailbox in one step, including the generic one
     ///
-    /// Shows what would go and asks. What was shown is what goes: if the list changes in between, nothing is done. With --etag
-    /// (from `device list --json`) that list is taken as the one the person saw, and nothing is asked.
+    /// Shows the devices and asks for confirmation. If the list changes before the answer, nothing is
+    /// disconnected. With --etag (from `device list --json`), it does not ask: that list is the confirmed one.
     #[command(after_help = "\
 Examples:
   latchkey device disconnect-all alice@example.com
@@ -111,14 +111,14 @@ Examples:
     /// End all passwords of one person, on a mailbox or a whole mail service
     #[command(after_help = "Example:\n  latchkey device disconnect-user bob --service example-mail")]
     DisconnectUser {
-        /// The person, as devices name their user
+        /// The person's user id
         user: String,
         #[command(flatten)]
         scope: Scope,
         #[command(flatten)]
         wait: WaitArgs,
     },
-    /// Switch the generic password on or off for logins, of a mailbox or a whole mail service
+    /// Allow or refuse logins with the generic password, for a mailbox or a whole mail service
     #[command(after_help = "\
 Examples:
   latchkey device generic off alice@example.com
@@ -136,7 +136,7 @@ Examples:
         #[command(flatten)]
         wait: WaitArgs,
     },
-    /// What the actor may do with a mailbox's devices
+    /// Show what the actor may do with a mailbox's devices
     #[command(after_help = "Example:\n  latchkey device permissions alice@example.com --actor bob")]
     Permissions {
         /// The mailbox

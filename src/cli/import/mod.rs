@@ -32,13 +32,13 @@ use crate::proto::{ImportRequest, ImportResponse};
 const LARGEST_BATCH: i64 = 10_000;
 const MOST_IN_FLIGHT: i64 = 64;
 
-/// Put many mailboxes in from a file, with their generic passwords' hashes.
+/// Import mailboxes from a file, with the hashes of their generic passwords.
 ///
-/// JSON Lines (one object a line) or CSV (with a head line). Fields: address, mail_service_id (or --service for all lines),
-/// generic_password_hash ({SCHEME}… or $mcf$…; may be missing). A mailbox that is there already is left as it is.
+/// The file is JSON Lines (one object on each line) or CSV (with a header line). Fields: address, mail_service_id (or
+/// --service for all lines), and generic_password_hash ({SCHEME}… or $mcf$…; optional). Mailboxes that exist stay unchanged.
 ///
-/// Lines that are refused are reported with number and reason; all others go in. An import that was cut off goes on where it
-/// stopped when the same command is given again: what was acknowledged is kept in FILE.latchkey-import until the end.
+/// Refused lines are reported with their number and reason; all others are imported. If the import is interrupted, the same
+/// command resumes it: FILE.latchkey-import records how far it has come, until it is complete.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -55,31 +55,31 @@ pub(super) struct Args {
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Options {
-    /// What to read; `-` is standard input (not resumable)
+    /// The file to read; `-` is standard input, which cannot be resumed
     file: PathBuf,
-    /// How it is written (default: by the file's suffix; of standard input, JSON Lines)
+    /// The file's format (default: by its suffix; JSON Lines for standard input)
     #[arg(long, value_enum)]
     format: Option<Format>,
-    /// The mail service of lines that name none
+    /// The mail service for lines that name none
     #[arg(long, value_name = "ID")]
     service: Option<String>,
-    /// Check everything on the server and write nothing
+    /// Check everything on the server, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Begin anew, also where an import was cut off
+    /// Start from the beginning, even if an interrupted import could be resumed
     #[arg(long)]
     restart: bool,
-    /// Write refused lines there, one JSON object a line
+    /// Write refused lines to FILE, one JSON object on each line
     #[arg(long, value_name = "FILE")]
     refused: Option<PathBuf>,
-    /// Show at most so many refused lines
+    /// Show at most N refused lines
     #[arg(long, value_name = "N", env = "LATCHKEY_SHOW_REFUSED", hide_env_values = true, default_value_t = 20)]
     show_refused: u64,
-    /// Lines in a batch, which is one transaction: 1 to 10,000
+    /// Lines in one batch, which is one transaction: 1 to 10,000
     #[arg(long, value_name = "N", env = "LATCHKEY_BATCH_LINES", hide_env_values = true, default_value_t = 5_000)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=LARGEST_BATCH))]
     batch_lines: u32,
-    /// Batches on their way at once: 1 to 64
+    /// Batches sent at once: 1 to 64
     #[arg(long, value_name = "N", env = "LATCHKEY_BATCHES_IN_FLIGHT", hide_env_values = true, default_value_t = 4)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=MOST_IN_FLIGHT))]
     batches_in_flight: u32,
