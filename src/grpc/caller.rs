@@ -31,7 +31,7 @@ enum Callers {
     /// Everyone, as the operator `local`: for a loopback address only.
     Local(Arc<Identity>),
     Known {
-        /// By the SHA-256 of the token: looking a digest up tells nothing of a token by its time.
+        /// By the SHA-256 of the token: the time of a lookup by digest reveals nothing of the token.
         by_token: HashMap<[u8; 32], Arc<Identity>>,
         by_certificate: HashMap<String, Arc<Identity>>,
     },

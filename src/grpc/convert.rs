@@ -65,7 +65,7 @@ fn frontend(name: String) -> Result<Box<str>, Invalid> {
     Ok(name.into_boxed_str())
 }
 
-/// Logins that a watcher answered from its cache. Its clock is taken at its word within the last hour.
+/// Logins that a watcher answered from its cache. Times of its clock count within the last hour.
 pub(super) fn cached_login(count: proto::watch_request::cached_logins::Count, now: Timestamp) -> Result<CachedLogins, Invalid> {
     const FROM_CACHE: [Reason; 4] = [Reason::Ok, Reason::ProtocolNotAllowed, Reason::NetworkNotAllowed, Reason::DeviceExpired];
     let last_time = optional_time("last_time", count.last_time)?.unwrap_or(now);

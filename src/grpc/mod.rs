@@ -1,4 +1,5 @@
-//! Floor 4: the gRPC doors. They parse what comes in, call a use case, and turn its answer into a message; they hold no rules.
+//! Floor 4: the gRPC services. They parse requests, call a use case, and turn its answer into a message.
+//! They hold no rules.
 
 pub mod authorization;
 pub mod caller;

@@ -50,7 +50,7 @@ pub struct ServerSettings {
     pub max_streams: u32,
     /// At a time, in all; more are refused at once.
     pub max_calls: usize,
-    /// For a call that says no deadline of its own; a shorter one of the caller's holds. Streams go on.
+    /// For a call without a deadline. A shorter deadline of the caller's applies. Streams go on.
     pub call_timeout: Duration,
 }
 

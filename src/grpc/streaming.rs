@@ -1,4 +1,5 @@
-//! Answers to a stream, made by a task of their own: a panic in it is told as an error, since an end without a word would look like all went well.
+//! Answers to a stream, made by a task of their own. A panic in it ends the stream with an error, because an
+//! end without one would look like success.
 
 use std::panic::AssertUnwindSafe;
 
@@ -23,7 +24,7 @@ where
     tokio::spawn(async move {
         if task.await.is_err() {
             error!("a stream's task panicked; the others go on");
-            // Nobody to tell is nobody to mislead.
+            // If nobody reads the stream any more, nobody is misled.
             let _ = answers.send(Err(status::internal())).await;
         }
     });

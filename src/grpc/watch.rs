@@ -83,7 +83,7 @@ impl Outbox for Queue {
     }
 }
 
-/// A watcher that has said hello.
+/// A watcher that has sent its hello.
 struct Connected {
     watchers: Arc<Watchers>,
     number: u64,
@@ -96,7 +96,7 @@ struct Connected {
 }
 
 impl WatchService {
-    /// Connects a watcher that says hello: answers the messages to it.
+    /// Connects a watcher that sends its hello: answers the messages to it.
     pub(super) async fn connect(self, mut requests: Streaming<proto::WatchRequest>) -> Result<Responses, Status> {
         let hello = tokio::time::timeout(HELLO_TIMEOUT, requests.next()).await;
         let Ok(Some(Ok(proto::WatchRequest { message: Some(Request::Hello(hello)) }))) = hello else {
@@ -215,8 +215,8 @@ impl Connected {
                 }
                 sessions.into_iter().try_for_each(|opened| self.opened(opened))
             }
-            // Counts go by the change that ended the session's password here; the watcher's word on it is
-            // for people who read the messages.
+            // Counts go by the change that ended the session's password here; the watcher's figure is for
+            // people who read the messages.
             Some(Request::SessionsClosed(watch_request::SessionsClosed { numbers, revision: _ })) => {
                 self.ended(&numbers, End::Closed)
             }
@@ -292,7 +292,8 @@ impl Drop for Connected {
     }
 }
 
-/// Judges sessions, each until there is an answer; tells the watcher to close those that are not good any more.
+/// Judges sessions, each until there is an answer. The watcher is sent those that are no longer valid, to
+/// close.
 async fn judge_sessions(
     login: Arc<Login>,
     watchers: Arc<Watchers>,

@@ -44,7 +44,7 @@ const SYNCS_PER_DENIAL: u32 = 4;
 #[derive(Debug)]
 pub struct Cold(Option<Found>);
 
-/// A mailbox's record, and whose password it says that the login's is.
+/// A mailbox's record, and which of its devices the login's password belongs to.
 #[derive(Debug)]
 struct Found {
     entry: Arc<Entry>,
@@ -270,7 +270,8 @@ fn denied(reason: Reason, revision: Revision) -> Verdict {
     Verdict { reason, revision, password: None, retry_after: None }
 }
 
-/// How much of the delay is left. Who took longer than one waits for the end of the next, so that only the number of delays tells anything.
+/// How much of the delay is left. A login that took longer waits for the end of the next delay, so that only
+/// the number of delays can reveal anything.
 fn time_to_denial(taken: Duration, delay: Duration) -> Duration {
     let (taken, delay) = (taken.as_nanos(), delay.as_nanos());
     if delay == 0 {

@@ -109,7 +109,7 @@ pub enum ProtocolError {
     CutOff,
 }
 
-/// A watcher that says hello.
+/// A watcher's hello.
 #[derive(Clone, Debug)]
 pub struct Hello {
     pub name: String,

@@ -321,7 +321,7 @@ impl Roster {
         }
         let settled = Revision(change.revision.0.saturating_sub(1));
         self.open.insert(change.revision, OpenChange { settled, applied: now, waited_for: 0 });
-        // Who is cut off does not hear of it, and is waited for all the same, while it may hold a lease.
+        // A watcher that is cut off is not sent it, and is waited for all the same, while it may hold a lease.
         let mut waited_for = 0;
         for departed in &mut self.departed {
             if departed.delivery.has_lease(now) {
@@ -367,7 +367,7 @@ impl Roster {
             watcher.position = at;
             waited_for += 1;
         }
-        // Until all have begun again nothing is settled: some of what they were not told of may be of another history.
+        // Until all have begun again nothing is settled: some of what they were not sent may be of another history.
         let settled = Revision::default();
         self.open.insert(at.revision, OpenChange { settled, applied: now, waited_for });
         for number in numbers {
@@ -387,7 +387,7 @@ impl Roster {
         self.open.values().next().map(|first| first.settled)
     }
 
-    /// A watcher has come back on another stream. What it had applied by then, it has acknowledged; what it is told once more, the new stream waits for. If it begins
+    /// A watcher has come back on another stream. What it had applied by then, it has acknowledged; what it is sent again, the new stream waits for. If it begins
     /// empty, the old one is waited for until its lease is over.
     pub(super) fn come_back(&mut self, mut departed: Departed, applied: Revision, starts_empty: bool, now: BootTime) {
         for key in self.sessions.of_watcher(departed.number) {
