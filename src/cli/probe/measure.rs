@@ -186,7 +186,7 @@ async fn run_command(plan: &Plan) -> Result<Instant, Failure> {
 async fn wait_for(program: &OsString, arguments: &[OsString], limit: Duration) -> io::Result<Option<(ExitStatus, Instant)>> {
     let mut command = Command::new(program);
     // The probe's password is no business of the command's.
-    command.args(arguments).env_remove(super::PASSWORD_VARIABLE).stdin(Stdio::null()).stdout(io::stderr());
+    command.args(arguments).env_remove(super::dialog::PASSWORD_VARIABLE).stdin(Stdio::null()).stdout(io::stderr());
     let mut child = command.spawn()?;
     let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
     let mut ended = tokio::task::spawn_blocking(move || (child.wait(), Instant::now()));

@@ -1,6 +1,7 @@
 //! `latchkey probe`: measures from outside how fast a mail server stops accepting a revoked password. It asks nothing of Latchkey.
 
 mod conversation;
+mod dialog;
 mod hold;
 mod imap;
 mod measure;
@@ -30,6 +31,7 @@ use rustls::{
 };
 
 use self::{
+    dialog::PASSWORD_VARIABLE,
     measure::{Plan, measure},
     protocol::Credentials,
     report::Report,
@@ -39,8 +41,6 @@ use super::{failure::Failure, prompt, terminal::printable};
 use crate::{config::duration, exit::Exit};
 use latchkey_core::model::secret::Secret;
 
-/// The password, where a file or a terminal will not do.
-const PASSWORD_VARIABLE: &str = "LATCHKEY_PROBE_PASSWORD";
 const MAX_PASSWORD_BYTES: u64 = 4_096;
 const MAX_USER_BYTES: usize = 1_024;
 

@@ -2,7 +2,7 @@
 
 use super::{
     conversation::{Conversation, Trouble},
-    protocol::{Capabilities, Credentials, Login, MAX_ANSWER_LINES, Opened},
+    dialog::{Capabilities, Credentials, Login, MAX_ANSWER_LINES, Opened},
     target::Target,
 };
 

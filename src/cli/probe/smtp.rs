@@ -5,7 +5,7 @@ use zeroize::Zeroizing;
 
 use super::{
     conversation::{Conversation, Trouble},
-    protocol::{Capabilities, Credentials, Login, MAX_ANSWER_LINES, Opened},
+    dialog::{Capabilities, Credentials, Login, MAX_ANSWER_LINES, Opened},
     target::Target,
 };
 
