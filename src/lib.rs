@@ -20,6 +20,7 @@ pub mod policy;
 pub mod random;
 pub mod replication;
 pub mod serve;
+pub mod sessions;
 pub mod smtp_logins;
 pub mod sockets;
 pub mod store;

@@ -24,6 +24,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("upstream", 3),
     ("authority", 3),
     ("smtp_logins", 3),
+    ("sessions", 3),
     ("replication", 2),
     ("hashing", 2),
     ("passwords", 2),
@@ -62,6 +63,7 @@ const WITHIN_A_FLOOR: &[(&str, &str)] = &[
     ("serve", "config"),
     ("serve", "telemetry"),
     ("hashing", "passwords"),
+    ("sessions", "authority"),
 ];
 
 #[test]

@@ -4,6 +4,7 @@
 pub mod command;
 pub mod handshake;
 pub mod line;
+pub mod master;
 pub mod mechanism;
 pub mod sasl;
 #[cfg(test)]
