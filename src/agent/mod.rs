@@ -4,6 +4,7 @@
 //! and answers what is under way.
 
 mod counts;
+mod limits;
 mod settings;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
@@ -21,13 +22,14 @@ use crate::{
     clock::SystemClock,
     closing::Closers,
     dovecot::{
-        ClientKind,
+        ClientKind, master,
         sasl::{self, Sasl, Timeouts},
         services::Services,
     },
     exit::Exit,
     lifecycle::{Drain, notify_service_manager, run_for_ever, stop_on_signals},
     policy,
+    sessions::{self, Sessions},
     smtp_logins::SmtpLogins,
     sockets::{DEFAULT_MODE, Listener, Place},
     telemetry::Telemetry,
@@ -106,7 +108,11 @@ async fn bind(flag: &str, place: &Place) -> anyhow::Result<Listener> {
 
 /// Runs an agent on its listeners. When `shutdown` completes, the agent drains: it answers what is under way, and
 /// this returns.
-pub async fn run(args: &Args, listeners: Listeners, shutdown: impl Future<Output = ()> + Send + 'static) -> anyhow::Result<()> {
+pub async fn run(
+    args: &Args,
+    mut listeners: Listeners,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<()> {
     let clock = SystemClock::shared();
     let telemetry = Telemetry::start(&args.telemetry(), Arc::clone(&clock))?;
     let name = args.host_name();
@@ -137,6 +143,9 @@ pub async fn run(args: &Args, listeners: Listeners, shutdown: impl Future<Output
         connections: TaskTracker::new(),
         name: name.as_str().into(),
     };
+    if let Some(listener) = listeners.dovecot_master.take() {
+        start_dovecot_master(args, &host, listener)?;
+    }
     let addresses = listeners.addresses();
     let counts = start_doors(args, &host, listeners);
     telemetry.gauges(counts.readings(Arc::clone(&upstream)));
@@ -189,4 +198,19 @@ fn start_doors(args: &Args, host: &Host, listeners: Listeners) -> Counts {
         run_for_ever("policy", policy::run(listener, Arc::clone(&logins), Arc::clone(&counts.policy), host.clone()));
     }
     Counts { smtp_logins: Some(logins), ..counts }
+}
+
+/// Starts what Dovecot's mail processes ask, after it has taken up the sessions that the last agent left open.
+fn start_dovecot_master(args: &Args, host: &Host, listener: Listener) -> anyhow::Result<()> {
+    limits::raise_open_files();
+    let folder = args.runtime_dir.join("sessions");
+    let settings = sessions::Settings { folder: folder.clone(), kill_after: args.kill_after };
+    let sessions = Sessions::new(host.clone(), settings)
+        .with_context(|| format!("--runtime-dir: sessions can't be remembered in {}", folder.display()))?;
+    let resumed = sessions.resume().with_context(|| format!("--runtime-dir: {} can't be read", folder.display()))?;
+    if resumed > 0 {
+        info!(sessions = resumed, "sessions that were open before this start are watched again");
+    }
+    run_for_ever("dovecot-master", master::run(listener, args.dovecot_auth_master.clone(), host.clone(), sessions));
+    Ok(())
 }

@@ -59,6 +59,13 @@ pub struct Args {
     /// Stand between Dovecot's mail processes and its authentication server, at this Unix socket, to close sessions exactly
     #[arg(long, value_name = "PATH", env = "LATCHKEY_DOVECOT_MASTER_LISTEN")]
     pub dovecot_master_listen: Option<PathBuf>,
+    /// Where Dovecot's authentication server answers its mail processes
+    #[arg(long, value_name = "PATH", env = "LATCHKEY_DOVECOT_AUTH_MASTER", default_value = "/run/dovecot/auth-master")]
+    pub dovecot_auth_master: PathBuf,
+    /// How long a mail process may take to end by itself when its session is closed, before it is killed
+    #[arg(long, value_name = "DURATION", env = "LATCHKEY_KILL_AFTER", default_value = "2s",
+        value_parser = duration(Duration::from_millis(100)..=Duration::from_secs(60)))]
+    pub kill_after: Duration,
     /// Answer over HTTP: nginx's auth_http, Dovecot's Lua passdb, Haraka, /ready
     #[arg(long, value_name = "IP:PORT", env = "LATCHKEY_HTTP_LISTEN")]
     pub http_listen: Option<SocketAddr>,
