@@ -211,6 +211,10 @@ fn start_dovecot_master(args: &Args, host: &Host, listener: Listener) -> anyhow:
     if resumed > 0 {
         info!(sessions = resumed, "sessions that were open before this start are watched again");
     }
-    run_for_ever("dovecot-master", master::run(listener, args.dovecot_auth_master.clone(), host.clone(), sessions));
+    let settings = master::Settings {
+        auth_master: args.dovecot_auth_master.clone(),
+        services: Services::new(args.service_protocol.clone()),
+    };
+    run_for_ever("dovecot-master", master::run(listener, settings, host.clone(), sessions));
     Ok(())
 }

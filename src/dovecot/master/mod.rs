@@ -21,7 +21,10 @@ use tokio_util::either::Either;
 use tracing::{debug, error, info, warn};
 
 use self::message::{FromProcess, FromServer, Malformed, User, fail, from_process, from_server};
-use super::line::{LineTooLong, Lines};
+use super::{
+    line::{LineTooLong, Lines},
+    services::Services,
+};
 use crate::{
     authority::Host,
     sessions::{
@@ -30,7 +33,6 @@ use crate::{
     },
     sockets::{Listener, PeerProcess},
 };
-use latchkey_core::model::protocol::Protocol;
 
 /// For Dovecot's authentication server to take a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -69,36 +71,37 @@ enum Broken {
     NotRead,
 }
 
-/// The protocol of a Dovecot service.
-fn service_protocol(service: &str) -> Option<Protocol> {
-    match service {
-        "submission" | "smtp" => Some(Protocol::Smtp),
-        "managesieve" => Some(Protocol::Sieve),
-        other => Protocol::parse("service", other).ok(),
-    }
+/// What every connection needs.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Dovecot's `auth-master` socket.
+    pub auth_master: PathBuf,
+    pub services: Services,
 }
 
 /// A connection, with what is under way on it.
 struct Relay<'a> {
     host: &'a Host,
     sessions: &'a Sessions,
+    services: &'a Services,
     process: UnixStream,
     peer: Option<PeerProcess>,
     requests: Vec<(u32, Option<u32>)>,
 }
 
 /// Serves mail processes for ever.
-pub async fn run(listener: Listener, auth_master: PathBuf, host: Host, sessions: Sessions) {
+pub async fn run(listener: Listener, settings: Settings, host: Host, sessions: Sessions) {
     loop {
         let (stream, peer) = tokio::select! {
             accepted = listener.accept() => accepted,
             () = host.drain.started() => return std::future::pending().await,
         };
         let Either::Left(process) = stream else { continue };
-        let (auth_master, to_serve, sessions) = (auth_master.clone(), host.clone(), sessions.clone());
+        let (settings, to_serve, sessions) = (settings.clone(), host.clone(), sessions.clone());
         host.connections.spawn(async move {
-            let mut relay = Relay { host: &to_serve, sessions: &sessions, process, peer, requests: Vec::new() };
-            let outcome = match timeout(CONNECT_TIMEOUT, UnixStream::connect(&auth_master)).await {
+            let Settings { auth_master, services } = &settings;
+            let mut relay = Relay { host: &to_serve, sessions: &sessions, services, process, peer, requests: Vec::new() };
+            let outcome = match timeout(CONNECT_TIMEOUT, UnixStream::connect(auth_master)).await {
                 Ok(Ok(server)) => relay.run(server).await,
                 Ok(Err(cause)) => {
                     error!(socket = %auth_master.display(), %cause, "Dovecot's authentication server cannot be asked");
@@ -230,7 +233,7 @@ impl Relay<'_> {
             error!(pid = session_pid, %cause, "a session does not begin, since its process could not be closed later");
             TRY_LATER
         })?;
-        let protocol = service_protocol(&session.service).ok_or_else(|| {
+        let protocol = self.services.protocol(&session.service).ok_or_else(|| {
             error!(service = session.service, "a session does not begin: its service stands for no protocol");
             TRY_LATER
         })?;

@@ -35,6 +35,7 @@ use latchkey_core::model::{
     change::Revision,
     clock::Timestamp,
     id::{DeviceId, MailboxId},
+    protocol::Protocol,
     verdict::{Attempt, ProvenPassword, Reason, Session},
 };
 
@@ -129,7 +130,8 @@ impl World {
         let sessions = Sessions::new(host.clone(), settings).unwrap();
         let place = Place::Unix { path: folder.path().join("relay"), mode: 0o600 };
         let listener = Listener::bind(&place).await.unwrap();
-        let relay = tokio::spawn(run(listener, folder.path().join("auth-master"), host.clone(), sessions.clone()));
+        let settings = Settings { auth_master: folder.path().join("auth-master"), services: Services::default() };
+        let relay = tokio::spawn(run(listener, settings, host.clone(), sessions.clone()));
         Self { folder, host, replica, sessions, relay }
     }
 
