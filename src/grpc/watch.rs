@@ -34,14 +34,14 @@ use crate::{
     replication::Feed,
 };
 use latchkey_core::{
-    downstream::{CutOff, End, Hello, Message, Opened, Outbox, QUEUE, StreamKey, Watchers, Welcome},
+    downstream::{CutOff, Doubtful, End, Hello, Message, Opened, Outbox, QUEUE, StreamKey, Watchers, Welcome},
     model::{
         Invalid,
         address::Address,
         change::{Change, Position, Revision, Scope},
         network::parse_client_ip,
         session::OpenSession,
-        verdict::{Reason, Session},
+        verdict::Session,
     },
 };
 
@@ -64,7 +64,7 @@ pub(super) struct WatchService {
     pub drain: Drain,
 }
 
-type Sessions = Vec<(u64, Session)>;
+type Sessions = Vec<Doubtful>;
 
 /// What leads from the roster to one watcher's stream.
 struct Queue {
@@ -271,7 +271,7 @@ impl Connected {
         let doubtful = session.clone();
         match self.watchers.session_opened(self.number, opened.number, session, shown).map_err(protocol_error)? {
             Opened::Good | Opened::Closed => (),
-            Opened::Doubtful => self.judge(vec![(opened.number, doubtful)]),
+            Opened::Doubtful { cause } => self.judge(vec![Doubtful { number: opened.number, session: doubtful, cause }]),
         }
         Ok(())
     }
@@ -300,22 +300,20 @@ async fn judge_sessions(
     watcher: u64,
     mut sessions: mpsc::UnboundedReceiver<Sessions>,
 ) {
-    let judge = async |(number, session): (u64, Session)| {
+    let judge = async |doubtful: Doubtful| {
         let (reason, revision) = loop {
-            match login.check_session(&session).await {
+            match login.check_session(&doubtful.session).await {
                 Ok(judged) => break judged,
                 Err(_) => tokio::time::sleep(JUDGE_AGAIN).await,
             }
         };
-        if reason != Reason::Ok {
-            watchers.close(watcher, number, &session, reason, revision);
-        }
+        watchers.judged(watcher, &doubtful, reason, revision);
     };
     while let Some(batch) = sessions.recv().await {
         // One mailbox's after each other: the first may cost a read, and the others find it in the cache.
         let mut by_mailbox: HashMap<Address, Sessions> = HashMap::new();
-        for (number, session) in batch {
-            by_mailbox.entry(session.address.clone()).or_default().push((number, session));
+        for doubtful in batch {
+            by_mailbox.entry(doubtful.session.address.clone()).or_default().push(doubtful);
         }
         let mailboxes = futures_util::stream::iter(by_mailbox.into_values());
         mailboxes

@@ -20,6 +20,7 @@ mod server;
 mod service_manager;
 #[path = "../support/mod.rs"]
 mod support;
+mod suspensions;
 mod telemetry;
 mod watch;
 mod watch_command;

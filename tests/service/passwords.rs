@@ -17,9 +17,9 @@ on_each_store!(
     no_password_stands_in_the_store_or_in_a_log,
 );
 
-const GENERIC: &str = "old-and-known";
+pub(crate) const GENERIC: &str = "old-and-known";
 /// `openssl passwd -6 -salt servicetests old-and-known`
-const GENERIC_HASH: &str =
+pub(crate) const GENERIC_HASH: &str =
     "$6$servicetests$YEs98KVHejk/A.yKDgQWWpjPG9Mk3nt7xDdIT1VOmwYGXGVjROGujz3RNEr3oAUx9SBiHVcpJPqFjY.a3WkMI0";
 
 async fn a_generic_password_works_and_is_not_changeable(store: StoreKind) {

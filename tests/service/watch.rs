@@ -43,13 +43,13 @@ on_each_store!(
 );
 
 /// A watcher, and the sessions that it was told to close.
-struct Host {
-    upstream: Arc<Upstream>,
+pub(crate) struct Host {
+    pub(crate) upstream: Arc<Upstream>,
     told_to_close: Arc<Mutex<Vec<(SessionNumber, verdict::Reason)>>>,
 }
 
 impl Host {
-    async fn start(servers: &[&Server]) -> Self {
+    pub(crate) async fn start(servers: &[&Server]) -> Self {
         Self::follow(servers.iter().map(|server| server.url()).collect(), None).await
     }
 
@@ -85,13 +85,13 @@ impl Host {
         host
     }
 
-    async fn until(&self, mut holds: impl FnMut(&Self) -> bool) {
+    pub(crate) async fn until(&self, mut holds: impl FnMut(&Self) -> bool) {
         while !holds(self) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
 
-    async fn login(&self, password: &str) -> Answer {
+    pub(crate) async fn login(&self, password: &str) -> Answer {
         self.upstream.authenticate(&typed(password, Protocol::Imap)).await.expect("an answer")
     }
 
@@ -102,11 +102,11 @@ impl Host {
         }
     }
 
-    fn told_to_close(&self) -> Vec<(SessionNumber, verdict::Reason)> {
+    pub(crate) fn told_to_close(&self) -> Vec<(SessionNumber, verdict::Reason)> {
         self.told_to_close.lock().expect("not poisoned").clone()
     }
 
-    async fn open(&self, password: &str) -> SessionNumber {
+    pub(crate) async fn open(&self, password: &str) -> SessionNumber {
         let session = self.login(password).await.admission.expect("allowed").session;
         self.upstream.opened(opening(session)).expect("there is room")
     }
@@ -541,7 +541,7 @@ async fn nothing_is_missed_when_no_hint_arrives() {
 }
 
 /// Until ListDevices shows so many; they are written behind.
-async fn wait_for_sessions(world: &mut World, count: u32) {
+pub(crate) async fn wait_for_sessions(world: &mut World, count: u32) {
     while world.list().await.devices.iter().map(|device| device.live_sessions).sum::<u32>() != count {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -552,14 +552,14 @@ fn hello(name: &str, resume: Option<proto::Position>) -> watch_request::Hello {
     watch_request::Hello { protocol_version: 1, name: name.into(), watcher_id, resume, observe: false }
 }
 
-fn opened(number: u64, session: Vec<u8>) -> Ask {
+pub(crate) fn opened(number: u64, session: Vec<u8>) -> Ask {
     let protocol = proto::Protocol::Imap.into();
     let session = watch_request::sessions_opened::Opened { number, session, protocol, ..Default::default() };
     Ask::SessionsOpened(watch_request::SessionsOpened { sessions: vec![session] })
 }
 
 /// A stream that says what it is told to say.
-struct Raw {
+pub(crate) struct Raw {
     to_send: mpsc::UnboundedSender<proto::WatchRequest>,
     told: Streaming<proto::WatchResponse>,
     position: proto::Position,
@@ -567,7 +567,7 @@ struct Raw {
 }
 
 impl Raw {
-    async fn hello(world: &World, name: &str) -> Self {
+    pub(crate) async fn hello(world: &World, name: &str) -> Self {
         Self::hello_with(world, name, None).await.expect("welcome")
     }
 
@@ -589,12 +589,12 @@ impl Raw {
         }
     }
 
-    fn ask(&self, message: Ask) {
+    pub(crate) fn ask(&self, message: Ask) {
         // It may have been ended already, which the test is about to see.
         let _ = self.to_send.send(proto::WatchRequest { message: Some(message) });
     }
 
-    async fn told_until(&mut self, wanted: impl Fn(&Told) -> bool) -> Told {
+    pub(crate) async fn told_until(&mut self, wanted: impl Fn(&Told) -> bool) -> Told {
         loop {
             let message = self.told.next().await.expect("the stream goes on").expect("no error").message.expect("set");
             if wanted(&message) {

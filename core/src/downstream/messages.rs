@@ -33,13 +33,21 @@ pub enum Message {
         /// The change that was the cause; or, if that is not known, as of which the session was judged.
         revision: Revision,
     },
-    /// Not sent to the watcher: its stream's handler judges these sessions again, and closes those that
-    /// are not valid any more.
-    Judge(Vec<(u64, Session)>),
+    /// Not sent to the watcher: its stream's handler judges these sessions again, and says what it found.
+    Judge(Vec<Doubtful>),
     Acknowledged(Acknowledged),
     SessionsEnded(SessionsEnded),
     /// This process stops.
     Draining,
+}
+
+/// An open session that may not be valid any more.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Doubtful {
+    pub number: u64,
+    pub session: Session,
+    /// The change that may have ended it. `None`: it is not known which.
+    pub cause: Option<Revision>,
 }
 
 /// Somebody has acknowledged a change: for who observes.
@@ -136,6 +144,9 @@ pub enum Opened {
     Good,
     /// Its password has ended: the watcher is told to close it.
     Closed,
-    /// It is older than what this process remembers.
-    Doubtful,
+    /// A change since its login may have ended it, or this process does not remember all of them: it is
+    /// to be judged.
+    Doubtful {
+        cause: Option<Revision>,
+    },
 }

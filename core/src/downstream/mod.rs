@@ -18,7 +18,7 @@ mod tests;
 mod watchers;
 
 pub use self::{
-    messages::{Acknowledged, CutOff, End, Hello, Message, Opened, ProtocolError, SessionsEnded, StreamKey, Welcome},
+    messages::{Acknowledged, CutOff, Doubtful, End, Hello, Message, Opened, ProtocolError, SessionsEnded, StreamKey, Welcome},
     roster::{Action, Roster},
     watchers::{Outbox, Watchers},
 };

@@ -5,6 +5,7 @@ use std::{collections::VecDeque, sync::Arc};
 use hashbrown::HashMap;
 
 use crate::model::{
+    address::MailboxKey,
     change::{Change, Ended, Position, Revision, Scope},
     device::Generation,
     id::DeviceId,
@@ -25,11 +26,22 @@ pub struct Recent {
     mailboxes: usize,
     /// Which passwords they ended, and when.
     ended: HashMap<DeviceId, Vec<(Ended, Revision)>>,
+    /// The newest change of a mailbox that does not name what it ended.
+    unnamed: HashMap<MailboxKey, Revision>,
+    /// The newest such change of a whole mail service, whichever.
+    unnamed_of_service: Revision,
 }
 
 impl Recent {
     pub fn begin(at: Position) -> Self {
-        Self { before: at, changes: VecDeque::new(), mailboxes: 0, ended: HashMap::new() }
+        Self {
+            before: at,
+            changes: VecDeque::new(),
+            mailboxes: 0,
+            ended: HashMap::new(),
+            unnamed: HashMap::new(),
+            unnamed_of_service: Revision::default(),
+        }
     }
 
     pub fn head(&self) -> Position {
@@ -39,6 +51,12 @@ impl Recent {
     pub fn push(&mut self, change: Arc<Change>) {
         for ended in &change.ended {
             self.ended.entry(ended.device_id).or_default().push((*ended, change.revision));
+        }
+        if !change.names_what_it_ended() {
+            match &change.scope {
+                Scope::Mailboxes(keys) => self.unnamed.extend(keys.iter().map(|key| (*key, change.revision))),
+                Scope::Service(_) => self.unnamed_of_service = change.revision,
+            }
         }
         self.mailboxes += mailboxes_of(&change);
         self.changes.push_back(change);
@@ -70,6 +88,13 @@ impl Recent {
         found.map(|(ended, revision)| (ended.reason, *revision))
     }
 
+    /// The newest change after `after` that may have ended sessions of the mailbox without naming their
+    /// passwords.
+    pub fn doubt_about(&self, mailbox: &MailboxKey, after: Revision) -> Option<Revision> {
+        let of_mailbox = self.unnamed.get(mailbox).copied().unwrap_or_default();
+        Some(of_mailbox.max(self.unnamed_of_service)).filter(|revision| *revision > after)
+    }
+
     /// All rows that ended passwords.
     pub fn revocations(&self) -> impl Iterator<Item = &Arc<Change>> {
         self.changes.iter().filter(|change| !change.ended.is_empty())
@@ -81,6 +106,13 @@ impl Recent {
         };
         self.before = oldest.position();
         self.mailboxes -= mailboxes_of(&oldest);
+        if let Scope::Mailboxes(keys) = &oldest.scope {
+            for key in keys {
+                if self.unnamed.get(key) == Some(&oldest.revision) {
+                    self.unnamed.remove(key);
+                }
+            }
+        }
         for ended in &oldest.ended {
             if let Some(kept) = self.ended.get_mut(&ended.device_id) {
                 kept.retain(|(_, revision)| *revision > oldest.revision);
@@ -102,7 +134,7 @@ fn mailboxes_of(change: &Change) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::clock::Timestamp;
+    use crate::model::{change::ServiceKey, clock::Timestamp};
 
     fn at(revision: u64) -> Position {
         Position { revision: Revision(revision), nonce: i64::try_from(revision).unwrap() * 10 }
@@ -132,6 +164,25 @@ mod tests {
         for revision in [4, 5, 6] {
             assert_eq!(revisions(Position { nonce: 1, ..at(revision) }), None, "of another history");
         }
+    }
+
+    #[test]
+    fn it_knows_which_mailboxes_may_have_lost_sessions_without_saying_whose() {
+        let (alice, bob) = (MailboxKey([1; 16]), MailboxKey([2; 16]));
+        let ended = Ended { device_id: DeviceId::from_parts(Timestamp(0), [12; 10]), generation: 1, reason: Reason::Ok };
+        let of = |revision, scope, ended| Arc::new(Change { scope, ..(*change(revision, ended)).clone() });
+        let mut recent = Recent::begin(at(4));
+        recent.push(of(5, Scope::Mailboxes(vec![alice]), vec![]));
+        recent.push(of(6, Scope::Mailboxes(vec![alice, bob]), vec![ended]));
+        assert_eq!(recent.doubt_about(&alice, Revision(4)), Some(Revision(5)));
+        assert_eq!(recent.doubt_about(&alice, Revision(5)), None, "its login has seen it");
+        assert_eq!(recent.doubt_about(&bob, Revision(4)), None, "what ended is named");
+        recent.push(of(7, Scope::Service(ServiceKey(1)), vec![]));
+        assert_eq!(recent.doubt_about(&bob, Revision(6)), Some(Revision(7)));
+        for revision in 8..=7 + MAX_CHANGES as u64 {
+            recent.push(change(revision, vec![]));
+        }
+        assert!(recent.unnamed.is_empty());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The watchers of a process as a state machine: events and the time come in, [`Action`]s go out.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -10,7 +10,7 @@ use hashbrown::HashMap;
 use uuid::Uuid;
 
 use super::{
-    Acknowledged, CutOff, End, Hello, MAX_SESSIONS, MAX_WATCHERS, Message, Opened, ProtocolError, QUEUE, SessionsEnded,
+    Acknowledged, CutOff, Doubtful, End, Hello, MAX_SESSIONS, MAX_WATCHERS, Message, Opened, ProtocolError, QUEUE, SessionsEnded,
     StreamKey, Welcome,
     delivery::{BadAcknowledgement, Delivery},
     ending::{Counted, Endings},
@@ -52,10 +52,8 @@ pub struct Roster {
     pub(super) open: BTreeMap<Revision, OpenChange>,
     /// When the newest changes were applied: for observers.
     pub(super) applied: VecDeque<(Revision, BootTime)>,
-    /// The sessions that changes ended.
+    /// The sessions that changes ended, or may have ended.
     pub(super) endings: Endings,
-    /// The changes of which that is to be written.
-    pub(super) unwritten_endings: BTreeSet<Revision>,
 }
 
 #[derive(Debug)]
@@ -102,7 +100,6 @@ impl Roster {
             open: BTreeMap::new(),
             applied: VecDeque::new(),
             endings: Endings::default(),
-            unwritten_endings: BTreeSet::new(),
         }
     }
 
@@ -225,18 +222,24 @@ impl Roster {
         }
         let key = SessionKey { watcher: number, number: session_number };
         let password = session.password;
-        let revision = session.revision;
+        let (mailbox, revision) = (session.address.key(), session.revision);
         if !self.sessions.open(key, session, shown) {
             return Err(ProtocolError::SessionNumberTaken);
         }
         watcher.sessions += 1;
         if let Some((reason, cause)) = self.recent.end_of(password.device_id, password.generation, revision) {
             self.endings.add(cause, key, &watcher.name, now);
-            self.unwritten_endings.insert(cause);
             self.send(number, Message::Close { numbers: vec![session_number], reason, revision: cause });
             return Ok(Opened::Closed);
         }
-        Ok(if self.recent.covers(revision) { Opened::Good } else { Opened::Doubtful })
+        if !self.recent.covers(revision) {
+            return Ok(Opened::Doubtful { cause: None });
+        }
+        let Some(cause) = self.recent.doubt_about(&mailbox, revision) else {
+            return Ok(Opened::Good);
+        };
+        self.endings.doubt(cause, key, &watcher.name);
+        Ok(Opened::Doubtful { cause: Some(cause) })
     }
 
     /// Sessions have ended, or are refused at their next command. Whether a change had ended their
@@ -272,7 +275,6 @@ impl Roster {
         let Some(Counted { revision, took }) = self.endings.report(key, end, now) else {
             return false;
         };
-        self.unwritten_endings.insert(revision);
         if self.observers > 0
             && let Some(watcher) = self.connected.get(&key.watcher)
         {
@@ -288,17 +290,32 @@ impl Roster {
 
     /// What is to be written of changes up to `settled`, once.
     pub(super) fn take_closings(&mut self, settled: Revision) -> Vec<Closing> {
-        let later = self.unwritten_endings.split_off(&Revision(settled.0.saturating_add(1)));
-        let due = std::mem::replace(&mut self.unwritten_endings, later);
+        let later = self.endings.unwritten.split_off(&Revision(settled.0.saturating_add(1)));
+        let due = std::mem::replace(&mut self.endings.unwritten, later);
         due.into_iter().filter_map(|revision| self.endings.closing(revision)).collect()
     }
 
-    /// Tells a watcher to close a session that was judged, if it is still that one: numbers are used again.
-    /// `revision`: as of which it was judged; the change that was the cause is that one, or an earlier one.
-    pub fn close(&mut self, number: u64, session_number: u64, judged: &Session, reason: Reason, revision: Revision) {
-        if self.sessions.get(SessionKey { watcher: number, number: session_number }) == Some(judged) {
-            self.send(number, Message::Close { numbers: vec![session_number], reason, revision });
+    /// A session was judged as of `revision`: if it is not valid any more, its watcher is told to close it.
+    /// Nothing if it is another session by now, since numbers are used again. Whether somebody may go on who
+    /// waited for this.
+    pub fn judged(&mut self, number: u64, doubtful: &Doubtful, reason: Reason, revision: Revision, now: BootTime) -> bool {
+        let key = SessionKey { watcher: number, number: doubtful.number };
+        if self.sessions.get(key) != Some(&doubtful.session) {
+            return false;
         }
+        if reason == Reason::Ok {
+            return doubtful.cause.is_some_and(|cause| self.endings.clear_doubts(cause, key));
+        }
+        let Some(watcher) = self.connected.get(&number) else {
+            return false;
+        };
+        if let Some(cause) = doubtful.cause {
+            self.endings.blame(cause, key, &watcher.name, now);
+        }
+        // If it is not known which change was the cause, it is that one or an earlier one.
+        let revision = doubtful.cause.unwrap_or(revision);
+        self.send(number, Message::Close { numbers: vec![doubtful.number], reason, revision });
+        false
     }
 
     pub(super) fn tell(&mut self, change: &Arc<Change>, now: BootTime) {
@@ -308,15 +325,18 @@ impl Roster {
             self.applied.pop_front();
         }
         let concerned = self.sessions.concerned(change);
+        let counted = if change.names_what_it_ended() { &[][..] } else { &concerned.doubtful[..] };
         let (connected, departed) = (&self.connected, &self.departed);
-        self.endings.begin(change.revision, &concerned.ended, now, |number| {
+        self.endings.begin(change.revision, &concerned.ended, counted, now, |number| {
             let name = connected.get(&number).map(|watcher| &watcher.name);
             name.or_else(|| departed.iter().find(|it| it.number == number).map(|it| &it.name)).cloned()
         });
-        let mut doubtful: HashMap<u64, Vec<(u64, Session)>> = HashMap::new();
+        let cause = (!change.names_what_it_ended()).then_some(change.revision);
+        let mut doubtful: HashMap<u64, Vec<Doubtful>> = HashMap::new();
         for key in concerned.doubtful {
             if let Some(session) = self.sessions.get(key) {
-                doubtful.entry(key.watcher).or_default().push((key.number, session.clone()));
+                let session = session.clone();
+                doubtful.entry(key.watcher).or_default().push(Doubtful { number: key.number, session, cause });
             }
         }
         let settled = Revision(change.revision.0.saturating_sub(1));
@@ -347,7 +367,6 @@ impl Roster {
         self.open.clear();
         self.applied.clear();
         self.endings.clear();
-        self.unwritten_endings.clear();
         let ambiguous = self.connected.iter().filter(|(_, watcher)| watcher.delivery.restart_is_ambiguous(at.revision));
         for number in ambiguous.map(|(number, _)| *number).collect::<Vec<_>>() {
             self.cut_off(number, CutOff::BeginsAnew);
@@ -374,7 +393,11 @@ impl Roster {
             self.send(number, Message::StartEmpty(at));
             // Among what was missed may be the end of any of its sessions.
             let sessions = self.sessions.of_watcher(number).into_iter();
-            let doubtful: Vec<_> = sessions.filter_map(|key| Some((key.number, self.sessions.get(key)?.clone()))).collect();
+            let doubtful = sessions.filter_map(|key| {
+                let session = self.sessions.get(key)?.clone();
+                Some(Doubtful { number: key.number, session, cause: None })
+            });
+            let doubtful: Vec<_> = doubtful.collect();
             if !doubtful.is_empty() {
                 self.send(number, Message::Judge(doubtful));
             }
@@ -464,7 +487,7 @@ impl Roster {
         open.waited_for = open.waited_for.saturating_sub(by);
         if open.waited_for == 0 {
             self.open.remove(&revision);
-            self.unwritten_endings.insert(revision);
+            self.endings.unwritten.insert(revision);
         }
     }
 

@@ -15,12 +15,12 @@ use crate::{
     lease::Lease,
     model::{
         address::Address,
-        change::{Change, Position, Revision, Scope},
+        change::{Change, Position, Revision, Scope, ServiceKey},
         clock::{BootTime, Clock, SharedClock, Timestamp},
         id::{DeviceId, MailboxId},
         protocol::Protocol,
         session::OpenSession,
-        verdict::{ProvenPassword, Session},
+        verdict::{ProvenPassword, Reason, Session},
     },
 };
 
@@ -67,6 +67,13 @@ impl World {
         let nonce = i64::try_from(revision).unwrap() * 10;
         let change = Change { revision: Revision(revision), nonce, scope: Scope::Mailboxes(vec![]), ended: vec![] };
         self.watchers.tell(&Arc::new(change));
+    }
+
+    /// A switch of a whole mail service: it does not say which passwords it bars.
+    fn service_change(&self, revision: u64) {
+        let nonce = i64::try_from(revision).unwrap() * 10;
+        let scope = Scope::Service(ServiceKey(1));
+        self.watchers.tell(&Arc::new(Change { revision: Revision(revision), nonce, scope, ended: vec![] }));
     }
 
     fn hello(&self, id: u128, resume: Option<u64>) -> Watch {
@@ -267,4 +274,83 @@ fn a_watcher_closes_no_session_of_another() {
     world.watchers.session_opened(host.number, 7, session, shown).unwrap();
     assert_eq!(world.watchers.sessions_ended(other.number, &[7], End::Closed), Err(ProtocolError::SessionNotOpen));
     assert_eq!(world.watchers.counts().1, 1);
+}
+
+/// What is written of a change: closed, and not known yet.
+fn written(world: &World, revision: u64) -> Option<(u32, u32)> {
+    world.settled(revision);
+    let closings = world.watchers.take_closings(Revision(revision));
+    let closing = closings.into_iter().find(|closing| closing.revision == Revision(revision))?;
+    Some((closing.closed, closing.silent.iter().map(|host| host.sessions).sum()))
+}
+
+fn doubts(watch: &Watch) -> Vec<Doubtful> {
+    let messages = std::iter::from_fn(|| watch.messages.try_recv().ok());
+    let doubts = messages.filter_map(|message| if let Message::Judge(doubts) = message { Some(doubts) } else { None });
+    doubts.flatten().collect()
+}
+
+#[test]
+fn a_change_that_may_have_ended_sessions_counts_them_until_they_are_judged() {
+    let world = World::new();
+    let watch = world.hello(1, None);
+    for number in [1, 2, 3] {
+        let (session, shown) = session(number);
+        world.watchers.session_opened(watch.number, number, session, shown).unwrap();
+    }
+    world.service_change(1);
+    let doubts = doubts(&watch);
+    assert_eq!(doubts.len(), 3);
+    assert_eq!(written(&world, 1), Some((0, 3)), "nothing is known of them");
+    for doubtful in &doubts {
+        let reason = if doubtful.number == 1 { Reason::GenericLoginOff } else { Reason::Ok };
+        world.watchers.judged(watch.number, doubtful, reason, Revision(2));
+    }
+    assert_eq!(written(&world, 1), Some((0, 1)), "one is told to close, and has not reported");
+    world.watchers.sessions_ended(watch.number, &[1], End::Closed).unwrap();
+    assert_eq!(written(&world, 1), Some((1, 0)));
+}
+
+#[test]
+fn a_session_that_ends_by_itself_before_it_is_judged_was_ended_by_no_change() {
+    let world = World::new();
+    let watch = world.hello(1, None);
+    let (session, shown) = session(1);
+    world.watchers.session_opened(watch.number, 1, session, shown).unwrap();
+    world.service_change(1);
+    assert_eq!(written(&world, 1), Some((0, 1)));
+    world.watchers.sessions_ended(watch.number, &[1], End::Closed).unwrap();
+    assert_eq!(written(&world, 1), Some((0, 0)));
+    let doubts = doubts(&watch);
+    world.watchers.judged(watch.number, &doubts[0], Reason::GenericLoginOff, Revision(2));
+    assert_eq!(received(&watch), Vec::<String>::new(), "nobody is told to close what is closed");
+}
+
+#[test]
+fn a_session_of_which_two_changes_were_in_doubt_is_counted_by_both() {
+    let world = World::new();
+    let watch = world.hello(1, None);
+    let (session, shown) = session(1);
+    world.watchers.session_opened(watch.number, 1, session, shown).unwrap();
+    world.service_change(1);
+    world.service_change(2);
+    let doubts = doubts(&watch);
+    world.watchers.judged(watch.number, &doubts[0], Reason::GenericLoginOff, Revision(2));
+    world.watchers.sessions_ended(watch.number, &[1], End::Closed).unwrap();
+    world.watchers.judged(watch.number, &doubts[1], Reason::GenericLoginOff, Revision(2));
+    let closings = world.watchers.take_closings(Revision(2));
+    let counts: Vec<_> = closings.iter().map(|it| (it.revision.0, it.closed, it.silent.len())).collect();
+    assert_eq!(counts, [(1, 1, 0), (2, 1, 0)]);
+}
+
+#[test]
+fn a_session_that_is_reported_late_is_judged_if_a_change_may_have_ended_it() {
+    let world = World::new();
+    let watch = world.hello(1, None);
+    world.service_change(1);
+    let (session, shown) = session(1);
+    let opened = world.watchers.session_opened(watch.number, 1, session.clone(), shown.clone());
+    assert_eq!(opened, Ok(Opened::Doubtful { cause: Some(Revision(1)) }));
+    let knows = Session { revision: Revision(1), ..session };
+    assert_eq!(world.watchers.session_opened(watch.number, 2, knows, shown), Ok(Opened::Good));
 }

@@ -6,7 +6,7 @@ use std::{fmt, sync::Arc};
 use hashbrown::HashMap;
 
 use super::{
-    Acknowledged, CutOff, End, Hello, Message, Opened, ProtocolError, StreamKey, Welcome,
+    Acknowledged, CutOff, Doubtful, End, Hello, Message, Opened, ProtocolError, StreamKey, Welcome,
     keys::StreamKeys,
     roster::{Action, Roster},
 };
@@ -118,7 +118,7 @@ impl Watchers {
     }
 
     pub fn put_back_closings(&self, closings: &[Closing]) {
-        self.lock().roster.unwritten_endings.extend(closings.iter().map(|closing| closing.revision));
+        self.lock().roster.endings.unwritten.extend(closings.iter().map(|closing| closing.revision));
     }
 
     /// Sessions that the store does not know of yet, and those that it need not know any more.
@@ -243,10 +243,13 @@ impl Watchers {
         <[u8; 16]>::try_from(key).is_ok_and(|key| self.keys.contains(StreamKey(key)))
     }
 
-    /// Tells a watcher to close a session that was judged, if it is still that one: numbers are used again.
-    /// `revision`: as of which it was judged.
-    pub fn close(&self, number: u64, session_number: u64, judged: &Session, reason: Reason, revision: Revision) {
-        self.act(|roster| roster.close(number, session_number, judged, reason, revision));
+    /// A session was judged; see [`Roster::judged`].
+    pub fn judged(&self, number: u64, doubtful: &Doubtful, reason: Reason, revision: Revision) {
+        let now = self.clock.boot();
+        let lets_somebody_go_on = self.act(|roster| roster.judged(number, doubtful, reason, revision, now));
+        if lets_somebody_go_on {
+            (self.wake)();
+        }
     }
 
     /// Does something with the roster, and what it asks for, under one lock: so each watcher's queue has

@@ -97,6 +97,12 @@ impl Change {
     pub fn position(&self) -> Position {
         Position { revision: self.revision, nonce: self.nonce }
     }
+
+    /// Whether each password that it took the right to log in from is among those that it `ended`. If
+    /// not (a device's limits, a switch of a whole mail service), sessions have to be judged.
+    pub fn names_what_it_ended(&self) -> bool {
+        !self.ended.is_empty()
+    }
 }
 
 #[cfg(test)]

@@ -24,6 +24,9 @@ use latchkey_core::model::{
 /// More devices than a mailbox can have.
 const ALL: usize = 10_000;
 
+/// Of a whole mail service, the passwords concerned are counted up to here.
+const MAX_COUNTED: usize = 100_000;
+
 /// Where.
 #[derive(Clone, Debug)]
 pub enum GenericPlace {
@@ -40,10 +43,11 @@ impl Devices {
         request: Option<&RequestKey>,
         wait: Wait,
     ) -> Result<Revocation, Refusal> {
-        let revision = retried(|| async move {
+        let (revision, ended_devices) = retried(|| async move {
             let mut tx = self.store.begin("set_generic_login", Mode::Write).await?;
             let mut change = Change::new(who, self.clock.wall());
             let kind = if enabled { EventKind::GenericLoginSwitchedOn } else { EventKind::GenericLoginSwitchedOff };
+            let mut ended_devices = 0;
             let scope = match place {
                 GenericPlace::Mailbox(address) => {
                     let mut mailbox = authorize::mailbox(&mut tx, who, address, Lock::Yes).await?;
@@ -55,6 +59,7 @@ impl Devices {
                             .iter()
                             .filter(|device| device.kind == DeviceKind::Generic)
                             .for_each(|device| change.end(device, Reason::GenericLoginOff));
+                        ended_devices = change.ended_devices();
                     }
                     change.event(kind, mailbox.mailbox_id, None, "");
                     Scope::Mailboxes(vec![address.key()])
@@ -62,6 +67,9 @@ impl Devices {
                 GenericPlace::Service(id) => {
                     authorize::mail_service(&mut tx, who, id).await?;
                     tx.set_generic_login(id, enabled).await?;
+                    if !enabled {
+                        ended_devices = tx.count_generic_devices(id, MAX_COUNTED).await?;
+                    }
                     change.service_event(kind, id, None, "");
                     Scope::Service(ServiceKey::of(id))
                 }
@@ -69,11 +77,11 @@ impl Devices {
             if let Some(done) = RequestKey::done_before(request, &mut tx, who).await? {
                 drop(tx);
                 make_durable(&*self.store).await?;
-                return Ok(done.revision.into());
+                return Ok((done.revision.into(), ended_devices));
             }
-            change.commit(tx, scope, request, None).await
+            Ok((change.commit(tx, scope, request, None).await?, ended_devices))
         })
         .await?;
-        confirmed(&self.feed, revision, 0, wait).await
+        confirmed(&self.feed, revision, ended_devices, wait).await
     }
 }

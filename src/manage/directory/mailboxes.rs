@@ -71,6 +71,11 @@ impl Directory {
                         return Err(Refusal::OtherOrganization);
                     }
                     let detail = format!("from {} to {service_id}", before.mail_service_id);
+                    if before.service_generic_login && before.generic_login && !service.generic_login && generic.is_none() {
+                        let devices = tx.devices(before.mailbox_id, None, ALL, false).await?;
+                        let generic = devices.iter().filter(|device| device.kind == DeviceKind::Generic);
+                        generic.for_each(|device| change.end(device, Reason::GenericLoginOff));
+                    }
                     let mailbox = Mailbox {
                         mail_service_id: service.mail_service_id,
                         service_generic_login: service.generic_login,

@@ -12,12 +12,13 @@ use crate::{
     store::{Mode, Transaction, UserPlace},
 };
 use latchkey_core::model::{
-    address::{Address, MailboxKey},
+    address::MailboxKey,
     caller::Requester,
     change::Scope,
     directory::{Member, Right, Standing},
     event::EventKind,
     id::{MailServiceId, OrganizationId, UserId},
+    verdict::Reason,
 };
 
 impl Directory {
@@ -49,7 +50,14 @@ impl Directory {
             if before.suspended != after.suspended {
                 // A device that becomes theirs meanwhile is either seen here, or its own change comes after ours.
                 tx.lock_log().await?;
-                concerned.extend(mailboxes_of(&mut tx, &member.user, &place).await?.iter().map(Address::key));
+                for (address, device) in tx.devices_of_user(&member.user, &place).await? {
+                    if after.suspended {
+                        change.end(&device, Reason::UserSuspended);
+                    }
+                    concerned.push(address.key());
+                }
+                concerned.sort_unstable_by_key(|key| key.0);
+                concerned.dedup();
             }
             Ok((member.clone(), commit_if_any(change, tx, Scope::Mailboxes(concerned)).await?))
         })
@@ -230,10 +238,4 @@ fn note_member(change: &mut Change<'_>, before: Standing, member: &Member) {
         let kind = if member.suspended { EventKind::MemberSuspended } else { EventKind::MemberResumed };
         change.member_event(kind, organization_id, user, "");
     }
-}
-
-async fn mailboxes_of(tx: &mut Transaction, user: &UserId, place: &UserPlace) -> Result<Vec<Address>, Refusal> {
-    let mut addresses: Vec<_> = tx.devices_of_user(user, place).await?.into_iter().map(|(address, _)| address).collect();
-    addresses.dedup();
-    Ok(addresses)
 }

@@ -10,7 +10,7 @@ use latchkey_core::model::{
     change::Ended,
     clock::Timestamp,
     device::{Device, DeviceKind, DeviceName, Disconnection, LastUse, Limits, StoredPassword},
-    id::{DeviceId, MailboxId, UserId},
+    id::{DeviceId, MailServiceId, MailboxId, UserId},
     network::Networks,
     protocol::{Protocol, Protocols},
     record::EndReason,
@@ -60,6 +60,15 @@ impl Transaction {
         let after = after.map_or(Value::Bytes(vec![]), Value::from);
         let sql = if disconnected_too { all } else { active };
         self.all(sql, &[mailbox.into(), after, size(limit)], to_device).await
+    }
+
+    /// The generic passwords of a mail service that its mailboxes allow to log in, counted up to `limit`.
+    pub async fn count_generic_devices(&mut self, service: &MailServiceId, limit: usize) -> Result<usize> {
+        let sql = "/* count_generic_devices */ SELECT COUNT(*) FROM (SELECT 1 FROM mailbox m \
+                   JOIN device d ON d.mailbox_id = m.mailbox_id AND d.state = 0 \
+                   WHERE m.mail_service_id = $1 AND m.generic_login = TRUE AND d.kind = $2 LIMIT $3) AS counted";
+        let parameters = [service.as_str().into(), (DeviceKind::Generic as i64).into(), size(limit)];
+        self.one(sql, &parameters, |row| Columns::of(row).unsigned()).await
     }
 
     pub async fn count_active_devices(&mut self, mailbox: MailboxId) -> Result<usize> {
