@@ -27,6 +27,11 @@ use latchkey_core::model::{
 const SHARDS: usize = 32;
 /// Different logins (by [`LoginKey`]) kept for the next write, in all; what is more is dropped, and counted.
 const MAX_PENDING: usize = 1 << 18;
+/// Addresses that wrong guesses at one mailbox come from, kept apart within an hour; further ones are
+/// counted together.
+const MAX_GUESSERS: usize = 16;
+/// Mailboxes whose guessers are kept apart, in all.
+const MAX_GUESSED_AT: usize = 1 << 16;
 /// Written in one transaction.
 const BATCH: usize = 2_000;
 pub const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
@@ -35,8 +40,42 @@ type Pending = HashMap<LoginKey, Counted>;
 
 /// See the module.
 pub struct LoginLog {
-    shards: Box<[Mutex<Pending>]>,
+    shards: Box<[Mutex<Shard>]>,
     dropped: AtomicU64,
+}
+
+#[derive(Default)]
+struct Shard {
+    pending: Pending,
+    guessers: Guessers,
+}
+
+/// The addresses that wrong guesses came from within an hour.
+#[derive(Default)]
+struct Guessers {
+    hour: i64,
+    by_mailbox: HashMap<MailboxId, Vec<IpAddr>>,
+}
+
+impl Guessers {
+    /// Whether guesses from this address are counted apart from others'. Guesses come from everywhere, so
+    /// there is a bound.
+    fn are_apart(&mut self, mailbox: MailboxId, address: IpAddr, hour: i64) -> bool {
+        if hour > self.hour {
+            self.hour = hour;
+            self.by_mailbox.clear();
+        }
+        let is_full = self.by_mailbox.len() >= MAX_GUESSED_AT / SHARDS;
+        if hour < self.hour || (is_full && !self.by_mailbox.contains_key(&mailbox)) {
+            return false;
+        }
+        let known = self.by_mailbox.entry(mailbox).or_default();
+        let has_room = known.len() < MAX_GUESSERS;
+        if !known.contains(&address) && has_room {
+            known.push(address);
+        }
+        has_room || known.contains(&address)
+    }
 }
 
 /// A login as the history sees it.
@@ -70,17 +109,14 @@ impl LoginLog {
     /// Counts a login. On every login's way: a short lock, and no allocation once its like was counted in this second.
     pub fn note(&self, noted: Noted<'_>) {
         let device_id = noted.verdict.password.map(|password| password.device_id);
-        let key = LoginKey {
-            mailbox_id: noted.mailbox_id,
-            device_id,
-            reason: noted.verdict.reason,
-            protocol: noted.protocol,
-            // Wrong guesses come from everywhere: one count for all.
-            client_ip: device_id.and(noted.client_ip),
-            hour: noted.time.unix_seconds().div_euclid(3_600),
-        };
+        let hour = noted.time.unix_seconds().div_euclid(3_600);
         let shard = usize::from(device_id.map_or(noted.mailbox_id.0, |id| id.0).as_bytes()[15]) % SHARDS;
-        let mut pending = self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shard = self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner);
+        let Shard { pending, guessers } = &mut *shard;
+        let client_ip =
+            noted.client_ip.filter(|address| device_id.is_some() || guessers.are_apart(noted.mailbox_id, *address, hour));
+        let (reason, protocol) = (noted.verdict.reason, noted.protocol);
+        let key = LoginKey { mailbox_id: noted.mailbox_id, device_id, reason, protocol, client_ip, hour };
         let full = pending.len() >= MAX_PENDING / SHARDS;
         match pending.entry_ref(&key) {
             EntryRef::Occupied(mut counted) => {
@@ -115,7 +151,7 @@ impl LoginLog {
     /// Writes what has come together. What the store does not take is put back.
     pub async fn flush(&self, store: &dyn Store) {
         for shard in &self.shards {
-            let taken = std::mem::take(&mut *shard.lock().unwrap_or_else(PoisonError::into_inner));
+            let taken = std::mem::take(&mut shard.lock().unwrap_or_else(PoisonError::into_inner).pending);
             let logins: Vec<_> = taken.into_iter().map(|(key, counted)| counted.into_login(key)).collect();
             for batch in logins.chunks(BATCH) {
                 if let Err(error) = store.add_logins(batch).await {
@@ -142,8 +178,9 @@ impl Counted {
     }
 }
 
-fn put_back(shard: &Mutex<Pending>, logins: &[LoginCount], dropped: &AtomicU64) {
-    let mut pending = shard.lock().unwrap_or_else(PoisonError::into_inner);
+fn put_back(shard: &Mutex<Shard>, logins: &[LoginCount], dropped: &AtomicU64) {
+    let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+    let pending = &mut shard.pending;
     for login in logins {
         if let Some(counted) = pending.get_mut(&login.key) {
             counted.count += login.count;

@@ -22,7 +22,7 @@ use latchkey::{
     clock::SystemClock,
     hashing::{HashingPool, HashingSettings},
     login::NoAnswer,
-    manage::Refusal,
+    manage::{Refusal, devices::MayAwait},
     passwords::{
         hash::{HashCost, Hasher},
         pepper::Pepper,
@@ -546,4 +546,24 @@ async fn a_replica_whose_joining_failed_half_way_does_not_go_on_from_before() {
         _ => None,
     });
     assert_eq!(before, None, "the watcher has begun at {:?}", welcome.position);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_that_is_awaited_after_the_database_has_lost_it_is_said_to_be_lost() {
+    let mut world = Rewound::new().await;
+    let stopped = world.stop_feed().await;
+    let pending = async |world: &Rewound, device| {
+        let disconnected = world.replica.devices.disconnect(&who(), &world.alice, device, None, Wait::AtMost(Duration::ZERO));
+        disconnected.await.expect("disconnected").id
+    };
+    let (phone, other) = (world.phone, world.others.pop().expect("there are enough"));
+    let (reused, above) = (pending(&world, phone).await, pending(&world, other).await);
+    // Another change takes the first one's number; the second one's is above the head.
+    world.change(|world| &world.second).await;
+    world.fail_over(stopped).await;
+    let may = MayAwait { device_credentials: true, directory: true };
+    for (id, what) in [(reused, "another's number"), (above, "above the head")] {
+        let outcome = world.replica.devices.await_revocation(&who(), may, id, Wait::UntilEffective).await;
+        assert!(matches!(outcome, Err(Refusal::ChangeLost(_))), "{what}: {outcome:?}");
+    }
 }

@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 use tonic::{Extensions, Request, Status, metadata::MetadataMap, service::Interceptor};
 
 use super::{connection, status};
+use crate::manage::devices::MayAwait;
 use latchkey_core::model::{
     Invalid,
     caller::{Requester, Roles},
@@ -195,6 +196,20 @@ pub(super) fn acting_manager<T>(request: &Request<T>) -> Result<Requester, Statu
         return Err(status::invalid(&Invalid::new(ACTOR, problem)));
     }
     Ok(who)
+}
+
+/// Who goes on waiting for a revocation, and for which: of the services whose role they have. One that is
+/// no operator must name the person it acts for, for those of a manager.
+pub(super) fn awaiting<T>(request: &Request<T>) -> Result<(Requester, MayAwait), Status> {
+    let roles = identity(request)?.roles;
+    let is_operator = roles.contains(Roles::OPERATOR);
+    if !is_operator && !roles.contains(Roles::PROVISIONER) {
+        let who = acting_manager(request)?;
+        return Ok((who, MayAwait { device_credentials: true, directory: false }));
+    }
+    let who = provisioner(request)?;
+    let is_manager = roles.contains(Roles::MANAGER) && who.actor.is_some();
+    Ok((who, MayAwait { device_credentials: is_operator || is_manager, directory: true }))
 }
 
 fn may_act(identity: &Identity) -> bool {

@@ -5,11 +5,11 @@ use prost_types::{Duration as ProtoDuration, Timestamp as ProtoTimestamp};
 use crate::{
     login::{Cacheable, CachedLogins},
     manage::{
-        devices::{DeviceUpdate, can_change_password},
+        devices::{DeviceUpdate, EventsOf, can_change_password},
         mutation::{RequestKey, Revocation},
     },
     proto,
-    replication::confirmation::{ClosedSessions, Confirmation, Wait},
+    replication::confirmation::{Confirmation, Wait},
 };
 use latchkey_core::model::{
     Invalid,
@@ -17,8 +17,8 @@ use latchkey_core::model::{
     clock::Timestamp,
     device::{Device, DeviceKind, DeviceName, LastUse, Limits},
     directory::{MailService, Mailbox, Member, Organization, Right, Role},
-    event::{Event, Logins},
-    id::{DeviceId, RequestId, UserId},
+    event::{Event, Logins, TimeRange},
+    id::{DeviceId, MailServiceId, MailboxId, OrganizationId, RequestId, UserId},
     network::{Networks, parse_client_ip},
     protocol::{Protocol, Protocols},
     secret::Secret,
@@ -184,6 +184,26 @@ pub(super) fn device_update(request: &proto::UpdateDeviceRequest) -> Result<Devi
     Ok(update)
 }
 
+/// Whose events are asked for.
+pub(super) fn events_of(scope: Option<&proto::list_events_request::Scope>) -> Result<EventsOf, Invalid> {
+    use proto::list_events_request::Scope;
+    Ok(match scope {
+        None => return Err(Invalid::new("scope", "must be an address, mailbox_id, mail_service_id or organization_id")),
+        Some(Scope::Address(typed)) => EventsOf::Mailbox(address(typed)?),
+        Some(Scope::MailboxId(id)) => EventsOf::MailboxId(MailboxId::parse("mailbox_id", id)?),
+        Some(Scope::MailServiceId(id)) => EventsOf::Service(MailServiceId::parse("mail_service_id", id)?),
+        Some(Scope::OrganizationId(id)) => EventsOf::Organization(OrganizationId::parse("organization_id", id)?),
+    })
+}
+
+pub(super) fn time_range(start: Option<ProtoTimestamp>, end: Option<ProtoTimestamp>) -> Result<TimeRange, Invalid> {
+    let range = TimeRange { start: optional_time("start_time", start)?, end: optional_time("end_time", end)? };
+    match (range.start, range.end) {
+        (Some(start), Some(end)) if end <= start => Err(Invalid::new("end_time", "must be after start_time")),
+        _ => Ok(range),
+    }
+}
+
 /// What a watcher may cache of an answer.
 pub(super) fn cache_entry(address: &Address, cacheable: &Cacheable<'_>) -> proto::CacheEntry {
     let limits = cacheable.limits;
@@ -277,18 +297,14 @@ fn kind(kind: DeviceKind) -> proto::DeviceKind {
 }
 
 pub(super) fn revocation(revocation: &Revocation) -> proto::Revocation {
-    let mut closed = &ClosedSessions::default();
-    let (state, unconfirmed, effective_by) = match &revocation.confirmation {
-        Confirmation::Effective(sessions) => {
-            closed = sessions;
-            (proto::revocation::State::Effective, vec![], None)
-        }
-        Confirmation::Pending { unconfirmed, effective_by } => {
+    let (state, closed, unconfirmed, effective_by) = match &revocation.confirmation {
+        Confirmation::Effective(sessions) => (proto::revocation::State::Effective, sessions, vec![], None),
+        Confirmation::Pending { unconfirmed, effective_by, sessions } => {
             let unconfirmed = unconfirmed.iter().map(|process| proto::revocation::UnconfirmedProcess {
                 process_id: process.node_id.map_or_else(String::new, |id| id.to_string()),
                 display_name: process.name.clone(),
             });
-            (proto::revocation::State::Pending, unconfirmed.collect(), Some(time(*effective_by)))
+            (proto::revocation::State::Pending, sessions, unconfirmed.collect(), Some(time(*effective_by)))
         }
     };
     let unconfirmed_sessions = closed
@@ -297,14 +313,14 @@ pub(super) fn revocation(revocation: &Revocation) -> proto::Revocation {
         .map(|host| proto::revocation::UnconfirmedSessions { host: host.name.clone(), sessions: host.sessions });
     proto::Revocation {
         revocation_id: revocation.id.to_string(),
-        revision: revocation.id.revision.0,
+        revision: revocation.id.0.revision.0,
         state: state.into(),
         closed_sessions: closed.closed,
         refused_sessions: closed.refused,
         unconfirmed_sessions: unconfirmed_sessions.collect(),
         unconfirmed,
         effective_by,
-        ended_devices: u32::try_from(revocation.ended_devices).unwrap_or(u32::MAX),
+        ended_devices: revocation.ended_devices,
     }
 }
 
@@ -344,6 +360,7 @@ fn logins(logins: &Logins) -> proto::event::Logins {
         reason: reason(logins.reason).into(),
         protocol: logins.protocol as i32,
         client_ip: logins.client_ip.map_or_else(String::new, |ip| ip.to_string()),
+        from_several_addresses: logins.from_several_addresses,
         frontend: logins.frontend.clone(),
         count: logins.count,
         last_time: Some(time(logins.last_time)),

@@ -1,13 +1,12 @@
 //! The service `DeviceCredentials`.
 
-use latchkey_core::model::change::RevocationId;
 use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use super::{
-    caller::acting_manager,
+    caller::{acting_manager, awaiting},
     convert,
     page::{self, List},
     status::refused,
@@ -21,6 +20,7 @@ use crate::{
 };
 use latchkey_core::model::{
     Invalid,
+    change::RevocationId,
     clock::Timestamp,
     device::DeviceName,
     id::{DeviceId, EventId, MailServiceId, UserId},
@@ -214,12 +214,12 @@ impl DeviceCredentials for DeviceCredentialsService {
     }
 
     async fn await_revocation(&self, request: Request<proto::AwaitRevocationRequest>) -> Answer<proto::AwaitRevocationResponse> {
-        let who = acting_manager(&request)?;
+        let (who, may) = awaiting(&request)?;
         let request = request.into_inner();
         let run = async {
             let wait = convert::wait(request.max_wait)?;
             let id = RevocationId::parse("revocation_id", &request.revocation_id)?;
-            let revocation = self.0.await_revocation(&who, id, wait).await?;
+            let revocation = self.0.await_revocation(&who, may, id, wait).await?;
             Ok(proto::AwaitRevocationResponse { revocation: Some(convert::revocation(&revocation)) })
         };
         answer(run.await)
@@ -229,15 +229,13 @@ impl DeviceCredentials for DeviceCredentialsService {
         let who = acting_manager(&request)?;
         let request = request.into_inner();
         let run = async {
-            let Some(proto::list_events_request::Scope::Address(address)) = &request.scope else {
-                return Err(Invalid::new("scope", "must be an address").into());
-            };
-            let address = convert::address(address)?;
+            let of = convert::events_of(request.scope.as_ref())?;
             let device_id = optional_device_id(&request.device_id)?;
+            let range = convert::time_range(request.start_time, request.end_time)?;
             let size = page::size(request.page_size)?;
-            let pages = List::of("ListEvents", &format!("{address} {}", request.device_id));
+            let pages = List::of("ListEvents", &format!("{of:?} {device_id:?} {range:?}"));
             let after = pages.after(&request.page_token)?.map(|key| event_position(&key)).transpose()?;
-            let mut events = self.0.events(&who, &address, device_id, after, size + 1).await?;
+            let mut events = self.0.events(&who, &of, range, device_id, after, size + 1).await?;
             let next_page_token = pages.cut(&mut events, size, |event| format!("{} {}", event.time.0, event.event_id));
             Ok(proto::ListEventsResponse { events: events.iter().map(convert::event).collect(), next_page_token })
         };

@@ -20,7 +20,6 @@ use crate::{
     },
     passwords::imported,
     proto::{self, directory_server},
-    replication::confirmation::Wait,
 };
 use latchkey_core::model::{
     address::Address,
@@ -255,7 +254,7 @@ impl directory_server::Directory for DirectoryService {
             let (mailbox, revocation) = self.directory.put_mailbox(&who, &address, &service, generic.as_ref(), wait).await?;
             Ok(proto::PutMailboxResponse {
                 mailbox: Some(convert::mailbox(&mailbox)),
-                revocation: revocation.as_ref().map(convert::revocation),
+                revocation: Some(convert::revocation(&revocation)),
             })
         };
         answer(run.await)
@@ -289,7 +288,7 @@ impl directory_server::Directory for DirectoryService {
         let run = async {
             let address = convert::address(&request.address)?;
             let wait = convert::wait(request.max_wait)?;
-            let (mailbox, revocation) = self.directory.suspend_mailbox(&who, &address, true, wait).await?;
+            let (mailbox, revocation) = self.directory.suspend_mailbox(&who, &address, wait).await?;
             Ok(proto::SuspendMailboxResponse {
                 mailbox: Some(convert::mailbox(&mailbox)),
                 revocation: Some(convert::revocation(&revocation)),
@@ -302,7 +301,7 @@ impl directory_server::Directory for DirectoryService {
         let (who, request) = asked(request)?;
         let run = async {
             let address = convert::address(&request.address)?;
-            let (mailbox, _) = self.directory.suspend_mailbox(&who, &address, false, Wait::UntilEffective).await?;
+            let mailbox = self.directory.resume_mailbox(&who, &address).await?;
             Ok(proto::ResumeMailboxResponse { mailbox: Some(convert::mailbox(&mailbox)) })
         };
         answer(run.await)

@@ -6,10 +6,11 @@ use std::{collections::HashMap, time::Duration};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use super::convert;
 use crate::{
     login::NoAnswer,
     manage::{Refusal, Thing},
-    store::StoreError,
+    store::{Api, StoreError},
 };
 use latchkey_core::{
     downstream::{CutOff, ProtocolError},
@@ -35,6 +36,15 @@ pub(super) fn refused(refusal: &Refusal) -> Status {
         Refusal::Invalid(why) => invalid(why),
         Refusal::ActorNotPermitted => plain(Code::PermissionDenied, "ACTOR_NOT_PERMITTED"),
         Refusal::NotFound(thing) => plain(Code::NotFound, not_found(*thing)),
+        Refusal::AlreadyGone(thing, revocation) => {
+            let metadata = HashMap::from([
+                ("revocation_id".to_owned(), revocation.id.to_string()),
+                ("state".to_owned(), convert::revocation(revocation).state().as_str_name().to_owned()),
+            ]);
+            Status::with_error_details(Code::NotFound, words, ErrorDetails::with_error_info(not_found(*thing), DOMAIN, metadata))
+        }
+        Refusal::RoleMissing(Api::DeviceCredentials) => role_missing("manager or operator"),
+        Refusal::RoleMissing(Api::Directory) => role_missing("provisioner or operator"),
         Refusal::GenericPasswordNotChangeable => plain(Code::FailedPrecondition, "GENERIC_PASSWORD_NOT_CHANGEABLE"),
         Refusal::DeviceIsDisconnected => plain(Code::FailedPrecondition, "DEVICE_IS_DISCONNECTED"),
         Refusal::TooManyDevices(_) => plain(Code::FailedPrecondition, "TOO_MANY_DEVICES"),

@@ -75,6 +75,7 @@ impl Upgrades {
                 scope: Scope::Mailboxes(vec![key]),
                 ended: vec![],
                 events: vec![],
+                revocation: None,
             };
             match this.store.upgrade_password(device_id, generation, Some(&before), &after, &change).await {
                 Ok(_) => this.feed.hint(),

@@ -7,7 +7,7 @@ use latchkey_core::model::{
     address::Address,
     caller::Requester,
     directory::{MailService, Mailbox, Organization},
-    id::{MailServiceId, OrganizationId},
+    id::{MailServiceId, MailboxId, OrganizationId},
 };
 
 /// Whether the mailbox is to be changed.
@@ -66,6 +66,30 @@ pub fn nobody_else(who: &Requester) -> Result<(), Refusal> {
 /// What a missing thing is to the requester: an actor can't tell it from one that is not theirs.
 pub fn missing(who: &Requester, thing: Thing) -> Refusal {
     if who.actor.is_none() { Refusal::NotFound(thing) } else { Refusal::ActorNotPermitted }
+}
+
+/// Refuses an actor without the right to manage a mail service; or, if none is named, one who may not act
+/// for the whole organization.
+pub async fn standing(
+    tx: &mut Transaction,
+    who: &Requester,
+    organization: &OrganizationId,
+    service: Option<&MailServiceId>,
+) -> Result<(), Refusal> {
+    match service {
+        Some(service) => manages(tx, who, organization, service).await,
+        None => administers(tx, who, organization).await,
+    }
+}
+
+/// Refuses an actor who could not manage a mailbox that is there, or, if it is deleted, the mail service
+/// that it was on last.
+pub async fn mailbox_that_was(tx: &mut Transaction, who: &Requester, id: MailboxId) -> Result<(), Refusal> {
+    match tx.last_place_of_mailbox(id).await? {
+        None => Err(missing(who, Thing::Mailbox)),
+        Some(None) => nobody_else(who),
+        Some(Some((organization, service))) => manages(tx, who, &organization, &service).await,
+    }
 }
 
 async fn manages(

@@ -4,14 +4,14 @@ pub mod authorize;
 pub mod devices;
 pub mod directory;
 pub mod mutation;
+pub mod transact;
 
-use std::time::Duration;
-
-use crate::{hashing::HashingError, replication::confirmation::ChangeLost, store::StoreError};
+use crate::{
+    hashing::HashingError,
+    replication::confirmation::ChangeLost,
+    store::{Api, StoreError, transact::MayConflict},
+};
 use latchkey_core::model::{Invalid, id::DeviceId};
-
-/// A transaction that another one was in the way of is tried again so many times.
-const MAX_TRIES: usize = 5;
 
 /// Why a use case did not do what it was asked. Nothing was changed, unless the store says that it is not known.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -23,6 +23,11 @@ pub enum Refusal {
     ActorNotPermitted,
     #[error("there is no such {0}")]
     NotFound(Thing),
+    /// An earlier delete may have removed it. With how far that has come.
+    #[error("there is no such {0}")]
+    AlreadyGone(Thing, Box<mutation::Revocation>),
+    #[error("the call that made it needs another role")]
+    RoleMissing(Api),
     #[error("a generic password can't be changed; disconnect it, and add a device instead")]
     GenericPasswordNotChangeable,
     #[error("the device is disconnected")]
@@ -73,6 +78,12 @@ impl std::fmt::Display for Thing {
     }
 }
 
+impl MayConflict for Refusal {
+    fn is_conflict(&self) -> bool {
+        matches!(self, Self::Store(error) if error.is_conflict())
+    }
+}
+
 impl From<HashingError> for Refusal {
     fn from(error: HashingError) -> Self {
         match error {
@@ -81,25 +92,6 @@ impl From<HashingError> for Refusal {
                 tracing::error!(%error, "a password could not be hashed");
                 Self::HashingFailed
             }
-        }
-    }
-}
-
-/// Runs a transaction, and again while another one is in its way.
-pub async fn retried<T, Run, Fut>(run: Run) -> Result<T, Refusal>
-where
-    Run: Fn() -> Fut + Send,
-    Fut: Future<Output = Result<T, Refusal>> + Send,
-{
-    let mut tries = 1;
-    loop {
-        match run().await {
-            Err(Refusal::Store(StoreError::Conflict(_))) if tries < MAX_TRIES => {
-                // Who met each other should not meet again at once.
-                tokio::time::sleep(Duration::from_millis(u64::from(crate::random::bytes::<1>()[0] % 16 + 1))).await;
-                tries += 1;
-            }
-            outcome => return outcome,
         }
     }
 }

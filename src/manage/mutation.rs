@@ -1,26 +1,28 @@
 //! How a change ends: in one transaction with its row in the change log and its events, under the caller's request id; then confirmed.
 
-use latchkey_core::model::change::RevocationId;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::Refusal;
+use super::{
+    Refusal,
+    transact::{self, Finish},
+};
 use crate::random::NewId as _;
 use crate::{
     random,
     replication::{
         Feed,
-        confirmation::{Awaited, Confirmation, Wait},
+        confirmation::{ClosedSessions, Confirmation, Wait},
     },
-    store::{Mode, NewChange, Request, Store, StoreError, Transaction},
+    store::{Api, Logged, MadeBy, NewChange, NewRevocation, Request, Store, StoreError, Transaction},
 };
 use latchkey_core::model::{
     caller::Requester,
-    change::{Ended, Position, Revision, Scope},
+    change::{Ended, Position, Revision, RevocationId, Scope},
     clock::Timestamp,
     device::Device,
-    directory::Mailbox,
+    directory::{MailService, Mailbox},
     event::{Event, EventKind},
     id::{DeviceId, EventId, MailServiceId, MailboxId, OrganizationId, RequestId, UserId},
     verdict::Reason,
@@ -30,7 +32,7 @@ use latchkey_core::model::{
 #[derive(Clone, Debug)]
 pub struct Revocation {
     pub id: RevocationId,
-    pub ended_devices: usize,
+    pub ended_devices: u32,
     pub confirmation: Confirmation,
 }
 
@@ -41,11 +43,12 @@ pub struct Change<'a> {
     pub time: Timestamp,
     events: Vec<Event>,
     ended: Vec<Ended>,
+    barred: usize,
 }
 
 impl<'a> Change<'a> {
     pub fn new(who: &'a Requester, time: Timestamp) -> Self {
-        Self { who, time, events: vec![], ended: vec![] }
+        Self { who, time, events: vec![], ended: vec![], barred: 0 }
     }
 
     /// Writes an event of a mailbox, and of one of its devices, to the audit trail.
@@ -122,30 +125,100 @@ impl<'a> Change<'a> {
         self.ended.len()
     }
 
-    /// Writes the events alone, and commits: for a change that no cached answer depends on.
-    pub async fn commit_without_log(self, mut tx: Transaction) -> Result<(), Refusal> {
-        tx.add_events(&self.events).await?;
-        Ok(tx.commit().await?)
+    /// For passwords that it bars without naming them: so many.
+    pub fn bars(&mut self, devices: usize) {
+        self.barred = devices;
     }
 
-    /// Writes it all, under the request's id if it has one, and commits.
-    pub async fn commit(
+    /// Writes the events alone: of a change that no cached answer depends on.
+    pub async fn write_events(self, tx: &mut Transaction) -> Result<(), Refusal> {
+        Ok(tx.add_events(&self.events).await?)
+    }
+
+    /// Writes it all, under the request's id if it has one. The last statements before the commit.
+    pub async fn write(
         self,
-        mut tx: Transaction,
+        tx: &mut Transaction,
+        made_by: MadeBy,
         scope: Scope,
         request: Option<&RequestKey>,
         device_id: Option<DeviceId>,
-    ) -> Result<Awaited, Refusal> {
-        let count = u32::try_from(self.ended.len()).unwrap_or(u32::MAX);
-        let Self { who, time, events, ended } = self;
-        let nonce = random::nonce();
-        let revision = tx.append_change(&NewChange { nonce, time, scope, ended, events }).await?;
+    ) -> Result<Made, Refusal> {
+        let Self { who, time, events, ended, barred } = self;
+        let ended_devices = u32::try_from(ended.len() + barred).unwrap_or(u32::MAX);
+        let (nonce, revocation) = (random::nonce(), Some(NewRevocation { made_by, ended_devices }));
+        let revision = tx.append_change(&NewChange { nonce, time, scope, ended, events, revocation }).await?;
         if let Some(request) = request {
-            let done = Request { fingerprint: request.fingerprint, device_id, revision, count, time };
+            let done = Request { fingerprint: request.fingerprint, device_id, revision, count: ended_devices, time };
             tx.insert_request(&who.caller, &request.id, &done).await?;
         }
-        tx.commit().await?;
-        Ok(Position { revision, nonce }.into())
+        Ok(Made { position: Position { revision, nonce }, ended_devices })
+    }
+}
+
+/// A change that was made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Made {
+    position: Position,
+    ended_devices: u32,
+}
+
+impl From<&Logged> for Made {
+    fn from(logged: &Logged) -> Self {
+        Self { position: logged.position, ended_devices: logged.ended_devices }
+    }
+}
+
+/// What a call has done to the log.
+#[derive(Debug)]
+pub enum Done {
+    /// It made this change.
+    Now(Made),
+    /// It found that an earlier call made this one. `ended_devices`: for when the log has it no more.
+    Before { revision: Revision, ended_devices: u32, made_by: MadeBy },
+    /// There is nothing to change. Perhaps an earlier call has done it.
+    Nothing(MadeBy),
+}
+
+impl Done {
+    /// An earlier call under the same request id.
+    pub fn before(request: &Request, made_by: MadeBy) -> Self {
+        Self::Before { revision: request.revision, ended_devices: request.count, made_by }
+    }
+}
+
+impl MadeBy {
+    /// By a call about the devices of a mailbox.
+    pub fn devices_of(mailbox: &Mailbox) -> Self {
+        Self {
+            api: Api::DeviceCredentials,
+            organization_id: Some(mailbox.organization_id.clone()),
+            mail_service_id: Some(mailbox.mail_service_id.clone()),
+        }
+    }
+
+    /// By a call about the devices of a mail service.
+    pub fn devices_on(service: &MailService) -> Self {
+        Self { api: Api::DeviceCredentials, ..Self::directory_of(service) }
+    }
+
+    /// By a call of the directory that needs the right to manage a mail service.
+    pub fn directory_of(service: &MailService) -> Self {
+        Self {
+            api: Api::Directory,
+            organization_id: Some(service.organization_id.clone()),
+            mail_service_id: Some(service.mail_service_id.clone()),
+        }
+    }
+
+    /// By a call of the directory about a mailbox.
+    pub fn directory_of_mailbox(mailbox: &Mailbox) -> Self {
+        Self { api: Api::Directory, ..Self::devices_of(mailbox) }
+    }
+
+    /// By a call of the directory that needs to administer an organization.
+    pub fn directory(organization: &OrganizationId) -> Self {
+        Self { api: Api::Directory, organization_id: Some(organization.clone()), mail_service_id: None }
     }
 }
 
@@ -181,30 +254,71 @@ impl RequestKey {
     }
 }
 
-/// For a call that finds its change made before. If nobody has seen the end of that commit, the change may
-/// exist on this database alone, and on no standby yet. A commit of our own comes after it, and waits for
-/// the standby as any commit does. If that fails, it is not known whether the change will last: never
-/// "nothing was changed".
-pub async fn make_durable(store: &dyn Store) -> Result<(), Refusal> {
-    let commit = async {
-        let mut tx = store.begin("make_durable", Mode::Write).await?;
-        tx.lock_log().await?;
-        tx.commit().await
-    };
-    commit.await.map_err(|error| match error {
-        StoreError::Unavailable(cause) | StoreError::CannotWrite(cause) => StoreError::OutcomeUnknown(cause).into(),
-        error => error.into(),
-    })
-}
-
-/// Waits until a change holds everywhere, or says how far it has come.
+/// Confirms what a call has done, or what it found done. In that case nobody may have seen the end of the
+/// earlier commit: the change may exist on this database alone, and on no standby yet. A commit of our own
+/// comes after it, and waits for the standby as any commit does.
 pub async fn confirmed(
+    store: &dyn Store,
     feed: &Arc<Feed>,
-    change: impl Into<Awaited>,
-    ended_devices: usize,
+    who: &Requester,
+    done: Done,
     wait: Wait,
 ) -> Result<Revocation, Refusal> {
-    let change = change.into();
-    let confirmation = feed.confirm(change, wait).await?;
-    Ok(Revocation { id: change.id(), ended_devices, confirmation })
+    let made = match done {
+        Done::Now(made) => made,
+        Done::Before { revision, ended_devices, made_by } => {
+            let before = transact::read(store, "made_before", |mut tx| async move { Ok(tx.logged(revision).await?) }).await?;
+            match before {
+                Some(logged) => {
+                    make_durable(store).await?;
+                    Made::from(&logged)
+                }
+                // The log has forgotten it, so it has been effective for long. This has an id of its own.
+                None => Made { ended_devices, ..nothing(store, who, made_by, feed.wall()).await? },
+            }
+        }
+        Done::Nothing(made_by) => nothing(store, who, made_by, feed.wall()).await?,
+    };
+    confirmed_change(feed, made, wait).await
+}
+
+/// Confirms a change, which was seen to be committed.
+pub async fn confirmed_change(feed: &Arc<Feed>, made: Made, wait: Wait) -> Result<Revocation, Refusal> {
+    let confirmation = feed.confirm(made.position, wait).await?;
+    Ok(Revocation { id: RevocationId(made.position), ended_devices: made.ended_devices, confirmation })
+}
+
+/// The answer to a call that revokes nothing, and whose like cannot have revoked anything either.
+pub fn effective_at_once(feed: &Feed, made: Made) -> Revocation {
+    feed.hint();
+    let confirmation = Confirmation::Effective(ClosedSessions::default());
+    Revocation { id: RevocationId(made.position), ended_devices: made.ended_devices, confirmation }
+}
+
+/// Writes a row without a change: once that is effective, everything before it is, too.
+async fn nothing(store: &dyn Store, who: &Requester, made_by: MadeBy, now: Timestamp) -> Result<Made, Refusal> {
+    let made_by = &made_by;
+    let written = transact::write_once(store, "confirm_earlier", |mut tx| async move {
+        let change = Change::new(who, now);
+        Ok(Finish::Commit(change.write(&mut tx, made_by.clone(), Scope::Mailboxes(vec![]), None, None).await?, tx))
+    });
+    written.await.map_err(not_known)
+}
+
+/// A commit without a change of its own.
+async fn make_durable(store: &dyn Store) -> Result<(), Refusal> {
+    let committed = transact::write_once(store, "make_durable", |mut tx| async move {
+        tx.lock_log().await?;
+        Ok(Finish::Commit((), tx))
+    });
+    committed.await.map_err(not_known)
+}
+
+/// If this fails, it is not known whether the earlier change will last: never "nothing was changed".
+fn not_known(refusal: Refusal) -> Refusal {
+    match refusal {
+        Refusal::Store(StoreError::Corrupt(what)) => StoreError::Corrupt(what).into(),
+        Refusal::Store(error) => StoreError::OutcomeUnknown(error.to_string()).into(),
+        refusal => refusal,
+    }
 }

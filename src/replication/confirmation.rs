@@ -13,7 +13,7 @@ use latchkey_core::confirmation::{Judged, Waiting};
 use latchkey_core::{
     confirmation::Node,
     model::{
-        change::{Position, Revision, RevocationId},
+        change::{Position, Revision},
         clock::Timestamp,
         id::NodeId,
         session::Closing,
@@ -46,6 +46,8 @@ pub enum Confirmation {
     Pending {
         unconfirmed: Vec<Unconfirmed>,
         effective_by: Timestamp,
+        /// As far as they are known by now.
+        sessions: ClosedSessions,
     },
 }
 
@@ -70,39 +72,6 @@ impl ClosedSessions {
     }
 }
 
-/// The change that is waited for. In another history its number is another change's, or nobody's.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Awaited {
-    pub revision: Revision,
-    /// `None`: of a change that was made before, as it stands in the log when the wait begins.
-    nonce: Option<i64>,
-}
-
-impl Awaited {
-    /// What callers know it by.
-    pub fn id(self) -> RevocationId {
-        RevocationId { revision: self.revision, nonce: self.nonce }
-    }
-}
-
-impl From<RevocationId> for Awaited {
-    fn from(id: RevocationId) -> Self {
-        Self { revision: id.revision, nonce: id.nonce }
-    }
-}
-
-impl From<Position> for Awaited {
-    fn from(position: Position) -> Self {
-        Self { revision: position.revision, nonce: Some(position.nonce) }
-    }
-}
-
-impl From<Revision> for Awaited {
-    fn from(revision: Revision) -> Self {
-        Self { revision, nonce: None }
-    }
-}
-
 /// The database has lost the change, in a failover.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("the database has lost this change in a failover; look at the current state, and repeat the change")]
@@ -115,17 +84,24 @@ pub struct Unconfirmed {
 }
 
 impl Feed {
-    /// Waits until every process has acknowledged `revision`, has gone, or can hold no lease from before it any more. Must be called after its commit was
+    /// Waits until every process has acknowledged the change, has gone, or can hold no lease from before it any more. Must be called after its commit was
     /// seen. Goes on by itself when the caller hangs up.
-    pub async fn confirm(self: &Arc<Self>, change: Awaited, wait: Wait) -> Result<Confirmation, ChangeLost> {
+    pub async fn confirm(self: &Arc<Self>, change: Position, wait: Wait) -> Result<Confirmation, ChangeLost> {
+        let confirmation = self.confirm_without_sessions(change, wait).await?;
+        Ok(match confirmation {
+            Confirmation::Pending { unconfirmed, effective_by, sessions: _ } => {
+                let sessions = self.closed_sessions(change.revision).await;
+                Confirmation::Pending { unconfirmed, effective_by, sessions }
+            }
+            effective @ Confirmation::Effective(_) => effective,
+        })
+    }
+
+    /// If it is pending, without the sessions.
+    async fn confirm_without_sessions(self: &Arc<Self>, change: Position, wait: Wait) -> Result<Confirmation, ChangeLost> {
         self.hint();
         let revision = change.revision;
         let mut waiting = Waiting::new(revision, self.clock.boot(), self.settings.lease);
-        let nonce = match change.nonce {
-            Some(nonce) => Some(nonce),
-            None => self.store.head(revision).await.ok().and_then(|head| head.applied_nonce),
-        };
-        let change = Awaited { revision, nonce };
         if wait == Wait::AtMost(Duration::ZERO) {
             return self.look(change, &mut waiting).await;
         }
@@ -171,7 +147,7 @@ impl Feed {
     }
 
     /// Who was waited for in vain is waited for once: its row goes as soon as it was seen not to move for a whole lease, which it could not be seen yet.
-    async fn remove_late(&self, change: Awaited, mut waiting: Waiting) {
+    async fn remove_late(&self, change: Position, mut waiting: Waiting) {
         for _ in 0..LAST_LOOKS {
             let Some(pause) = waiting.unsure(self.clock.boot()) else {
                 return;
@@ -198,7 +174,7 @@ impl Feed {
     }
 
     /// One look at who has acknowledged it.
-    async fn look(&self, change: Awaited, waiting: &mut Waiting) -> Result<Confirmation, ChangeLost> {
+    async fn look(&self, change: Position, waiting: &mut Waiting) -> Result<Confirmation, ChangeLost> {
         let Ok(nodes) = self.nodes().await else {
             // Nobody can renew a lease either.
             let is_over = waiting.left_unread(self.clock.boot()).is_zero();
@@ -211,7 +187,7 @@ impl Feed {
             Judged::Effective => (),
             Judged::Late(late) => {
                 let late = late.into_iter().map(|node| Unconfirmed { node_id: Some(node.node_id), name: node.name });
-                return Ok(Confirmation::Pending { unconfirmed: late.collect(), effective_by: self.wall() + waiting.left(now) });
+                return Ok(pending(late.collect(), self.wall() + waiting.left(now)));
             }
             Judged::Over { unmoved } => {
                 // What their watchers had open nobody has told.
@@ -227,7 +203,7 @@ impl Feed {
         // After the rows: then they were of a history that has the change.
         match self.store.head(change.revision).await {
             Ok(head) if head.revision < change.revision => return Err(ChangeLost),
-            Ok(head) if head.applied_nonce.zip(change.nonce).is_some_and(|(found, own)| found != own) => return Err(ChangeLost),
+            Ok(head) if head.applied_nonce.is_some_and(|found| found != change.nonce) => return Err(ChangeLost),
             Ok(_) => (),
             Err(_) => return Ok(self.unknown(waiting)),
         }
@@ -274,6 +250,10 @@ impl Feed {
     fn unknown(&self, waiting: &Waiting) -> Confirmation {
         let who = Unconfirmed { node_id: None, name: "unknown: the database does not answer".to_owned() };
         let effective_by = self.wall() + waiting.left_unread(self.clock.boot());
-        Confirmation::Pending { unconfirmed: vec![who], effective_by }
+        pending(vec![who], effective_by)
     }
+}
+
+fn pending(unconfirmed: Vec<Unconfirmed>, effective_by: Timestamp) -> Confirmation {
+    Confirmation::Pending { unconfirmed, effective_by, sessions: ClosedSessions::default() }
 }

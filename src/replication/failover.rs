@@ -10,7 +10,10 @@ use super::Feed;
 use crate::random::NewId as _;
 use crate::{
     random,
-    store::{Mode, NewChange, StoreError},
+    store::{
+        NewChange, StoreError,
+        transact::{self, Finish},
+    },
 };
 use latchkey_core::log::Progress;
 use latchkey_core::{
@@ -62,38 +65,41 @@ impl Feed {
             error!(revision = %change.revision, "the suspension of a mailbox or member, or a switched-off generic login, is lost; repeat it");
         }
         let now = self.wall();
-        let mut tx = self.store.begin("revoke_again", Mode::Write).await?;
-        let mut events = vec![];
-        let mut again = vec![];
-        for ended in ended {
-            let Some(device) = tx.end_again(ended, now).await? else {
-                continue;
-            };
-            again.push(Ended { generation: device.generation, ..ended });
-            events.push(Event {
-                event_id: EventId::new(now),
-                mailbox_id: Some(device.mailbox_id),
-                mail_service_id: None,
-                organization_id: None,
-                user: None,
-                time: now,
-                kind: EventKind::DeviceDisconnected,
-                device_id: Some(device.device_id),
-                device_name: device.name.as_str().to_owned(),
-                actor: String::new(),
-                caller: CALLER.to_owned(),
-                peer: String::new(),
-                revision: Revision::default(),
-                detail: "written again: the database had lost it".to_owned(),
-                logins: None,
-            });
-        }
-        if again.is_empty() {
-            return Ok(());
-        }
-        info!(revision = %change.revision, passwords = again.len(), "revoked again");
-        tx.append_change(&NewChange { nonce: random::nonce(), time: now, scope: change.scope.clone(), ended: again, events })
-            .await?;
-        tx.commit().await
+        let ended = &ended;
+        transact::write(&*self.store, "revoke_again", |mut tx| async move {
+            let mut events = vec![];
+            let mut again = vec![];
+            for ended in ended {
+                let Some(device) = tx.end_again(*ended, now).await? else {
+                    continue;
+                };
+                again.push(Ended { generation: device.generation, ..*ended });
+                events.push(Event {
+                    event_id: EventId::new(now),
+                    mailbox_id: Some(device.mailbox_id),
+                    mail_service_id: None,
+                    organization_id: None,
+                    user: None,
+                    time: now,
+                    kind: EventKind::DeviceDisconnected,
+                    device_id: Some(device.device_id),
+                    device_name: device.name.as_str().to_owned(),
+                    actor: String::new(),
+                    caller: CALLER.to_owned(),
+                    peer: String::new(),
+                    revision: Revision::default(),
+                    detail: "written again: the database had lost it".to_owned(),
+                    logins: None,
+                });
+            }
+            if again.is_empty() {
+                return Ok(Finish::Leave(()));
+            }
+            info!(revision = %change.revision, passwords = again.len(), "revoking again");
+            let (nonce, scope) = (random::nonce(), change.scope.clone());
+            tx.append_change(&NewChange { nonce, time: now, scope, ended: again, events, revocation: None }).await?;
+            Ok(Finish::Commit((), tx))
+        })
+        .await
     }
 }

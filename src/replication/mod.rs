@@ -419,7 +419,8 @@ impl Feed {
         *self.node.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wall(&self) -> Timestamp {
+    /// Now, by this process's clock.
+    pub fn wall(&self) -> Timestamp {
         self.clock.wall()
     }
 }

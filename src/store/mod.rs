@@ -7,6 +7,7 @@ use async_trait::async_trait;
 pub mod postgres;
 pub mod sql;
 pub mod sqlite;
+pub mod transact;
 
 pub use self::sql::Transaction;
 
@@ -172,6 +173,43 @@ pub struct NewChange {
     pub ended: Vec<Ended>,
     /// Their `revision` is not set yet.
     pub events: Vec<Event>,
+    /// For changes that are answered as revocations.
+    pub revocation: Option<NewRevocation>,
+}
+
+/// What AwaitRevocation is to know of a change.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NewRevocation {
+    pub made_by: MadeBy,
+    /// The passwords that it disconnected, replaced or barred: those of a mail service as a whole are not
+    /// among `NewChange::ended`.
+    pub ended_devices: u32,
+}
+
+/// The call that made a change, by the rights that it needed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MadeBy {
+    pub api: Api,
+    /// `None`: what was asked for is not there, so nobody's.
+    pub organization_id: Option<OrganizationId>,
+    /// `None`: an actor must administer the organization.
+    pub mail_service_id: Option<MailServiceId>,
+}
+
+/// A service of the contract that revokes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Api {
+    DeviceCredentials = 1,
+    Directory = 2,
+}
+
+/// A change as the log has it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Logged {
+    pub position: Position,
+    pub ended_devices: u32,
+    /// `None`: it was answered to nobody.
+    pub made_by: Option<MadeBy>,
 }
 
 /// Where a person's devices are looked for.

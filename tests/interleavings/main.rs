@@ -38,7 +38,9 @@ mod downstream {
     pub(crate) use latchkey_core::downstream::{MAX_SESSIONS, MAX_WATCHERS, QUEUE};
 
     pub(crate) use self::{
-        messages::{Acknowledged, CutOff, End, Hello, Message, Opened, ProtocolError, SessionsEnded, StreamKey, Welcome},
+        messages::{
+            Acknowledged, CutOff, Doubtful, End, Hello, Message, Opened, ProtocolError, SessionsEnded, StreamKey, Welcome,
+        },
         watchers::{Outbox, Watchers},
     };
 }

@@ -47,12 +47,14 @@ async fn a_new_device_is_let_in_at_once_by_a_replica_that_has_the_mailbox_cached
 async fn a_call_that_may_have_changed_something_never_says_that_nothing_was_changed() {
     let world = World::new(StoreKind::Postgres).await;
     world.put_member("bob", proto::Role::Collaborator).await;
-    // Taking the member away needs no row in the log, and is committed. What comes after it needs the log's head.
+    let request = proto::DeleteMemberRequest { organization_id: ORGANIZATION.into(), user_id: "bob".into(), max_wait: None };
+    let mut directory = world.server.directory().await;
+    directory.delete_member(request.clone()).await.expect("deleted");
+    // Repeated, it finds the member gone, and has to make sure of it. That needs the log's head.
     let mut client = postgres::client(world.ground.database.as_ref().expect("PostgreSQL")).await;
     let held = client.transaction().await.expect("a transaction");
     held.execute("SELECT revision FROM change_head WHERE id = 1 FOR UPDATE", &[]).await.expect("the head is locked");
-    let request = proto::DeleteMemberRequest { organization_id: ORGANIZATION.into(), user_id: "bob".into(), max_wait: None };
-    let status = world.server.directory().await.delete_member(request).await.expect_err("the head can't be locked");
+    let status = directory.delete_member(request).await.expect_err("the head can't be locked");
     assert_eq!(reason_of(&status), "OUTCOME_UNKNOWN", "{status:?}");
 }
 

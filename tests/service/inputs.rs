@@ -98,7 +98,7 @@ async fn devices(world: &mut World) {
     refused("update_mask", &world.devices.update_device(request).await.expect_err("update_mask"), "update_mask");
     let request = proto::DisconnectUserDevicesRequest { user_id: "u".into(), ..Default::default() };
     refused("scope", &world.devices.disconnect_user_devices(request).await.expect_err("scope"), "scope");
-    for revocation_id in ["", "made up", "0000000000000000", "00000000000f4240"] {
+    for revocation_id in ["", "made up", "0000000000000000", "00000000000000000000000000000000"] {
         let request = proto::AwaitRevocationRequest { revocation_id: revocation_id.into(), max_wait: None };
         let refusal = world.devices.await_revocation(request).await.expect_err(revocation_id);
         refused(revocation_id, &refusal, "revocation_id");

@@ -96,10 +96,8 @@ async fn a_generic_session_that_opens_after_the_switch_is_closed(store: StoreKin
     let revocation = switch_off(&mut world, Scope::MailServiceId(SERVICE.into())).await;
     slow.ask(opened(1, login.session));
     let Told::CloseSessions(close) = slow.told_until(|it| matches!(it, Told::CloseSessions(_))).await else { unreachable!() };
-    assert_eq!(
-        (close.numbers, close.reason, close.revision),
-        (vec![1], proto::Reason::GenericLoginOff as i32, revocation.revision)
-    );
+    assert_eq!((close.numbers, close.reason), (vec![1], proto::Reason::GenericLoginOff as i32));
+    assert!(close.revision >= revocation.revision, "it, or one after it: the login may have upgraded the hash");
 }
 
 async fn a_mailbox_that_moves_to_where_generic_logins_are_off_loses_its_generic_sessions(store: StoreKind) {

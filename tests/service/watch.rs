@@ -236,7 +236,10 @@ async fn a_watcher_that_does_not_answer_is_waited_for_until_its_lease_is_over(st
 
 async fn what_a_watcher_missed_in_a_cut_it_is_told(store: StoreKind) {
     let mut world = World::new(store).await;
+    let (old, _) = world.add("Old phone").await;
     let (phone, password) = world.add("Phone").await;
+    // Once this is effective, the replica has applied what was before it.
+    world.disconnect(&old).await;
     let mut stream = Raw::hello(&world, "imap1").await;
     let position = stream.position;
     world.disconnect(&phone).await;

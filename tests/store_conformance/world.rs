@@ -133,7 +133,7 @@ pub fn change(mailbox: &Mailbox, ended: &[(DeviceId, u32)]) -> NewChange {
         .map(|&(device_id, generation)| Ended { device_id, generation, reason: Reason::DeviceDisconnected })
         .collect();
     let scope = Scope::Mailboxes(vec![mailbox.address.key()]);
-    NewChange { nonce: random::nonce(), time: NOW, scope, ended, events: vec![] }
+    NewChange { nonce: random::nonce(), time: NOW, scope, ended, events: vec![], revocation: None }
 }
 
 pub fn event(number: u128, mailbox: &Mailbox, time: Timestamp) -> Event {

@@ -15,14 +15,10 @@ use super::{
 
 /// What a caller knows a revocation by: the position of its change. Opaque to the caller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct RevocationId {
-    pub revision: Revision,
-    /// `None`: of a change that was made before, as it stands in the log when the wait begins.
-    pub nonce: Option<i64>,
-}
+pub struct RevocationId(pub Position);
 
 impl RevocationId {
-    const REVISION_DIGITS: usize = 16;
+    const DIGITS: usize = 16;
 
     pub fn parse(field: &'static str, text: &str) -> Result<Self, Invalid> {
         Self::try_parse(text).ok_or_else(|| Invalid::new(field, "must be a revocation_id that was answered, unchanged"))
@@ -30,20 +26,16 @@ impl RevocationId {
 
     fn try_parse(text: &str) -> Option<Self> {
         let is_ours = text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
-        let (revision, nonce) = text.split_at_checked(Self::REVISION_DIGITS).filter(|_| is_ours)?;
-        let nonce = match nonce.len() {
-            0 => None,
-            Self::REVISION_DIGITS => Some(u64::from_str_radix(nonce, 16).ok()?.cast_signed()),
-            _ => return None,
-        };
-        Some(Self { revision: Revision(u64::from_str_radix(revision, 16).ok()?), nonce })
+        let (revision, nonce) =
+            text.split_at_checked(Self::DIGITS).filter(|(_, nonce)| is_ours && nonce.len() == Self::DIGITS)?;
+        let revision = Revision(u64::from_str_radix(revision, 16).ok()?);
+        Some(Self(Position { revision, nonce: u64::from_str_radix(nonce, 16).ok()?.cast_signed() }))
     }
 }
 
 impl fmt::Display for RevocationId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.revision.0)?;
-        self.nonce.map_or(Ok(()), |nonce| write!(f, "{:016x}", nonce.cast_unsigned()))
+        write!(f, "{:016x}{:016x}", self.0.revision.0, self.0.nonce.cast_unsigned())
     }
 }
 
@@ -111,11 +103,13 @@ mod tests {
 
     #[test]
     fn a_revocation_id_names_its_change_and_nothing_else_is_one() {
-        for nonce in [Some(-1), Some(7), None] {
-            let id = RevocationId { revision: Revision(300), nonce };
+        for nonce in [-1, 7] {
+            let id = RevocationId(Position { revision: Revision(300), nonce });
             assert_eq!(RevocationId::parse("revocation_id", &id.to_string()), Ok(id));
         }
-        for other in ["", "300", "000000000000012c0", "+00000000000012c", "000000000000012Cffffffffffffffff", "ä"] {
+        for other in
+            ["", "300", "000000000000012c", "000000000000012c0", "+00000000000012c", "000000000000012Cffffffffffffffff", "ä"]
+        {
             assert!(RevocationId::parse("revocation_id", other).is_err(), "{other}");
         }
     }

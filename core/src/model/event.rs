@@ -118,13 +118,17 @@ pub struct TimeRange {
 pub struct Logins {
     pub reason: Reason,
     pub protocol: Protocol,
+    /// The last one's.
     pub client_ip: Option<IpAddr>,
+    /// Whether others came from other addresses: wrong guesses, beyond the addresses that are kept apart.
+    pub from_several_addresses: bool,
     pub frontend: String,
     pub count: u64,
     pub last_time: Timestamp,
 }
 
-/// What the history counts logins by. The address is left out where no device was proven (wrong guesses come from everywhere).
+/// What the history counts logins by. The address is left out for wrong guesses from more addresses than
+/// are kept apart.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct LoginKey {
     pub mailbox_id: MailboxId,

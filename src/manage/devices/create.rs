@@ -9,9 +9,9 @@ use crate::{
         Refusal,
         authorize::{self, Lock},
         mutation::{Change, RequestKey},
-        retried,
+        transact::{self, Finish},
     },
-    store::Mode,
+    store::MadeBy,
 };
 use latchkey_core::model::{
     address::Address,
@@ -59,7 +59,7 @@ impl Devices {
         new: &NewDevice,
         request: Option<&RequestKey>,
     ) -> Result<Created, Refusal> {
-        retried(|| self.try_create(who, address, new, request)).await
+        transact::retried(|| self.try_create(who, address, new, request)).await
     }
 
     async fn try_create(
@@ -69,39 +69,44 @@ impl Devices {
         new: &NewDevice,
         request: Option<&RequestKey>,
     ) -> Result<Created, Refusal> {
-        let mut tx = self.store.begin("create_device.check", Mode::Read).await?;
-        let before = authorize::mailbox(&mut tx, who, address, Lock::No).await?;
-        if let Some(done) = RequestKey::done_before(request, &mut tx, who).await? {
-            return Err(Refusal::RequestAlreadyDone(done.device_id));
-        }
-        self.room_for_one(tx.count_active_devices(before.mailbox_id).await?)?;
-        drop(tx);
+        let before = transact::read(&*self.store, "create_device.check", |mut tx| async move {
+            let mailbox = authorize::mailbox(&mut tx, who, address, Lock::No).await?;
+            if let Some(done) = RequestKey::done_before(request, &mut tx, who).await? {
+                return Err(Refusal::RequestAlreadyDone(done.device_id));
+            }
+            self.room_for_one(tx.count_active_devices(mailbox.mailbox_id).await?)?;
+            Ok(mailbox)
+        })
+        .await?;
         let now = self.clock.wall();
         in_the_future(new.limits.expire_time, now)?;
-        let password = self.new_password(&before, new.password.as_ref()).await?;
-
-        let mut tx = self.store.begin("create_device", Mode::Write).await?;
-        let mailbox = unchanged_mailbox(&mut tx, who, &before).await?;
-        self.room_for_one(tx.count_active_devices(mailbox.mailbox_id).await?)?;
-        let device = Device {
-            device_id: DeviceId::new(now),
-            mailbox_id: mailbox.mailbox_id,
-            name: new.name.clone(),
-            kind: password.kind,
-            generation: 1,
-            user: new.user.clone(),
-            limits: new.limits.clone(),
-            create_time: now,
-            disconnection: None,
-            last_use: None,
-        };
-        tx.insert_device(&device, &password.stored).await?;
-        let mut change = Change::new(who, now);
-        change.event(EventKind::DeviceCreated, mailbox.mailbox_id, Some(&device), "");
-        let scope = Scope::Mailboxes(vec![address.key()]);
-        change.commit(tx, scope, request, Some(device.device_id)).await?;
+        let password = &self.new_password(&before, new.password.as_ref()).await?;
+        let before = &before;
+        let (mailbox, device) = transact::write_once(&*self.store, "create_device", |mut tx| async move {
+            let mailbox = unchanged_mailbox(&mut tx, who, before).await?;
+            self.room_for_one(tx.count_active_devices(mailbox.mailbox_id).await?)?;
+            let device = Device {
+                device_id: DeviceId::new(now),
+                mailbox_id: mailbox.mailbox_id,
+                name: new.name.clone(),
+                kind: password.kind,
+                generation: 1,
+                user: new.user.clone(),
+                limits: new.limits.clone(),
+                create_time: now,
+                disconnection: None,
+                last_use: None,
+            };
+            tx.insert_device(&device, &password.stored).await?;
+            let mut change = Change::new(who, now);
+            change.event(EventKind::DeviceCreated, mailbox.mailbox_id, Some(&device), "");
+            let scope = Scope::Mailboxes(vec![address.key()]);
+            change.write(&mut tx, MadeBy::devices_of(&mailbox), scope, request, Some(device.device_id)).await?;
+            Ok(Finish::Commit((mailbox, device), tx))
+        })
+        .await?;
         self.feed.hint();
-        Ok(Created { mailbox, device, shown: password.shown })
+        Ok(Created { mailbox, device, shown: password.shown.clone() })
     }
 
     fn room_for_one(&self, active: usize) -> Result<(), Refusal> {

@@ -7,11 +7,11 @@ use crate::{
     manage::{
         Refusal,
         authorize::{self, Lock},
-        mutation::{Change, RequestKey, Revocation, confirmed, make_durable},
-        retried,
+        mutation::{Change, Done, RequestKey, Revocation, confirmed},
+        transact::{self, Finish},
     },
-    replication::confirmation::{Awaited, Wait},
-    store::{Mode, UserPlace},
+    replication::confirmation::Wait,
+    store::{MadeBy, Transaction, UserPlace},
 };
 use latchkey_core::model::{
     address::Address,
@@ -40,7 +40,7 @@ pub enum UserDevicesPlace {
 }
 
 impl Devices {
-    /// Ends a device's password for good. Said again, it confirms the first revocation once more.
+    /// Ends a device's password for good. A repeated call confirms the first revocation once more.
     pub async fn disconnect(
         &self,
         who: &Requester,
@@ -49,38 +49,37 @@ impl Devices {
         request: Option<&RequestKey>,
         wait: Wait,
     ) -> Result<Revocation, Refusal> {
-        let revision = retried(|| async move {
-            let mut tx = self.store.begin("disconnect_device", Mode::Write).await?;
+        let done = transact::write(&*self.store, "disconnect_device", |mut tx| async move {
             let mailbox = authorize::mailbox(&mut tx, who, address, Lock::Yes).await?;
+            let made_by = MadeBy::devices_of(&mailbox);
             if let Some(done) = RequestKey::done_before(request, &mut tx, who).await? {
-                drop(tx);
-                make_durable(&*self.store).await?;
-                return Ok(done.revision.into());
+                return Ok(Finish::Leave(Done::before(&done, made_by)));
             }
             let device = self.find(&mut tx, &mailbox, device_id).await?;
             if let Some(before) = device.disconnection {
-                drop(tx);
-                make_durable(&*self.store).await?;
-                return Ok(before.revision.into());
+                // That the device is gone does not mean that nobody has it cached.
+                return Ok(Finish::Leave(Done::Before { revision: before.revision, ended_devices: 1, made_by }));
             }
             let mut change = Change::new(who, self.clock.wall());
             change.disconnect(&mut tx, &[device], "").await?;
-            change.commit(tx, Scope::Mailboxes(vec![address.key()]), request, Some(device_id)).await
+            let scope = Scope::Mailboxes(vec![address.key()]);
+            Ok(Finish::Commit(Done::Now(change.write(&mut tx, made_by, scope, request, Some(device_id)).await?), tx))
         })
         .await?;
-        // Confirmed anew also when it was done before: that the device is gone does not mean that nobody has it cached.
-        confirmed(&self.feed, revision, 1, wait).await
+        confirmed(&*self.store, &self.feed, who, done, wait).await
     }
 
     /// What DisconnectAllDevices would disconnect.
     pub async fn what_would_go(&self, who: &Requester, address: &Address, etag: Option<Etag>) -> Result<WhatWouldGo, Refusal> {
-        let mut tx = self.store.begin("disconnect_all_devices.validate", Mode::Read).await?;
-        let mailbox = authorize::mailbox(&mut tx, who, address, Lock::No).await?;
-        if etag.is_some_and(|etag| etag != Etag::of(&mailbox)) {
-            return Err(Refusal::EtagMismatch);
-        }
-        let devices = tx.devices(mailbox.mailbox_id, None, ALL, false).await?;
-        Ok(WhatWouldGo { mailbox, devices })
+        transact::read(&*self.store, "disconnect_all_devices.validate", |mut tx| async move {
+            let mailbox = authorize::mailbox(&mut tx, who, address, Lock::No).await?;
+            if etag.is_some_and(|etag| etag != Etag::of(&mailbox)) {
+                return Err(Refusal::EtagMismatch);
+            }
+            let devices = tx.devices(mailbox.mailbox_id, None, ALL, false).await?;
+            Ok(WhatWouldGo { mailbox, devices })
+        })
+        .await
     }
 
     /// Ends all passwords of a mailbox in one step, if its list of devices is still the one that the person saw.
@@ -92,13 +91,11 @@ impl Devices {
         request: Option<&RequestKey>,
         wait: Wait,
     ) -> Result<(WhatWouldGo, Revocation), Refusal> {
-        let (gone, revision, count) = retried(|| async move {
-            let mut tx = self.store.begin("disconnect_all_devices", Mode::Write).await?;
+        let (gone, done) = transact::write(&*self.store, "disconnect_all_devices", |mut tx| async move {
             let mailbox = authorize::mailbox(&mut tx, who, address, Lock::Yes).await?;
+            let made_by = MadeBy::devices_of(&mailbox);
             if let Some(done) = RequestKey::done_before(request, &mut tx, who).await? {
-                drop(tx);
-                make_durable(&*self.store).await?;
-                return Ok((WhatWouldGo { mailbox, devices: vec![] }, Awaited::from(done.revision), done.count as usize));
+                return Ok(Finish::Leave((WhatWouldGo { mailbox, devices: vec![] }, Done::before(&done, made_by))));
             }
             // The lock has counted the version up.
             let seen = Etag { version: etag.version + 1, ..etag };
@@ -108,12 +105,11 @@ impl Devices {
             let devices = tx.devices(mailbox.mailbox_id, None, ALL, false).await?;
             let mut change = Change::new(who, self.clock.wall());
             change.disconnect(&mut tx, &devices, "all devices of the mailbox").await?;
-            let count = change.ended_devices();
-            let revision = change.commit(tx, Scope::Mailboxes(vec![address.key()]), request, None).await?;
-            Ok((WhatWouldGo { mailbox, devices }, revision, count))
+            let made = change.write(&mut tx, made_by, Scope::Mailboxes(vec![address.key()]), request, None).await?;
+            Ok(Finish::Commit((WhatWouldGo { mailbox, devices }, Done::Now(made)), tx))
         })
         .await?;
-        Ok((gone, confirmed(&self.feed, revision, count, wait).await?))
+        Ok((gone, confirmed(&*self.store, &self.feed, who, done, wait).await?))
     }
 
     /// Ends all devices of one person on a mailbox or a mail service.
@@ -125,35 +121,28 @@ impl Devices {
         request: Option<&RequestKey>,
         wait: Wait,
     ) -> Result<Revocation, Refusal> {
-        let (revision, count) = retried(|| async move {
-            let mut tx = self.store.begin("disconnect_user_devices", Mode::Write).await?;
-            let at = match place {
+        let done = transact::write(&*self.store, "disconnect_user_devices", |mut tx| async move {
+            let (at, made_by) = match place {
                 UserDevicesPlace::Mailbox(address) => {
-                    UserPlace::Mailbox(authorize::mailbox(&mut tx, who, address, Lock::No).await?.mailbox_id)
+                    let mailbox = authorize::mailbox(&mut tx, who, address, Lock::No).await?;
+                    (UserPlace::Mailbox(mailbox.mailbox_id), MadeBy::devices_of(&mailbox))
                 }
                 UserDevicesPlace::Service(id) => {
-                    UserPlace::Service(authorize::mail_service(&mut tx, who, id).await?.mail_service_id)
+                    let service = authorize::mail_service(&mut tx, who, id).await?;
+                    (UserPlace::Service(service.mail_service_id.clone()), MadeBy::devices_on(&service))
                 }
             };
             if let Some(done) = RequestKey::done_before(request, &mut tx, who).await? {
-                drop(tx);
-                make_durable(&*self.store).await?;
-                return Ok((Awaited::from(done.revision), done.count as usize));
+                return Ok(Finish::Leave(Done::before(&done, made_by)));
             }
             let mut change = Change::new(who, self.clock.wall());
             let scope = change.disconnect_user(&mut tx, user, &at, &format!("all devices of {user}")).await?;
-            let count = change.ended_devices();
-            if count == 0 && request.is_none() {
-                // An earlier call may have done it, and not be effective yet: what is confirmed is all up to now.
-                let head = tx.revision().await?;
-                drop(tx);
-                make_durable(&*self.store).await?;
-                return Ok((head.into(), 0));
-            }
-            Ok((change.commit(tx, scope, request, None).await?, count))
+            // With none left, an earlier call may have done it, and not be effective yet: what is confirmed is
+            // all up to now.
+            Ok(Finish::Commit(Done::Now(change.write(&mut tx, made_by, scope, request, None).await?), tx))
         })
         .await?;
-        confirmed(&self.feed, revision, count, wait).await
+        confirmed(&*self.store, &self.feed, who, done, wait).await
     }
 }
 
@@ -161,7 +150,7 @@ impl Change<'_> {
     /// Disconnects a person's devices in a place, and answers which mailboxes that concerns.
     pub async fn disconnect_user(
         &mut self,
-        tx: &mut crate::store::Transaction,
+        tx: &mut Transaction,
         user: &UserId,
         place: &UserPlace,
         why: &str,

@@ -5,11 +5,11 @@ use crate::{
     manage::{
         Refusal,
         authorize::{self, Lock},
-        mutation::{Change, RequestKey, Revocation, confirmed, make_durable},
-        retried,
+        mutation::{Change, Done, RequestKey, Revocation, confirmed, effective_at_once},
+        transact::{self, Finish},
     },
     replication::confirmation::Wait,
-    store::Mode,
+    store::{MadeBy, Transaction},
 };
 use latchkey_core::model::{
     address::Address,
@@ -23,7 +23,6 @@ use latchkey_core::model::{
 
 /// More devices than a mailbox can have.
 const ALL: usize = 10_000;
-
 /// Of a whole mail service, the passwords concerned are counted up to here.
 const MAX_COUNTED: usize = 100_000;
 
@@ -35,6 +34,7 @@ pub enum GenericPlace {
 }
 
 impl Devices {
+    /// Switching on revokes nothing, and answers at once.
     pub async fn set_generic_login(
         &self,
         who: &Requester,
@@ -43,45 +43,51 @@ impl Devices {
         request: Option<&RequestKey>,
         wait: Wait,
     ) -> Result<Revocation, Refusal> {
-        let (revision, ended_devices) = retried(|| async move {
-            let mut tx = self.store.begin("set_generic_login", Mode::Write).await?;
+        let done = transact::write(&*self.store, "set_generic_login", |mut tx| async move {
             let mut change = Change::new(who, self.clock.wall());
-            let kind = if enabled { EventKind::GenericLoginSwitchedOn } else { EventKind::GenericLoginSwitchedOff };
-            let mut ended_devices = 0;
-            let scope = match place {
-                GenericPlace::Mailbox(address) => {
-                    let mut mailbox = authorize::mailbox(&mut tx, who, address, Lock::Yes).await?;
-                    mailbox.generic_login = enabled;
-                    tx.update_mailbox(&mailbox).await?;
-                    if !enabled {
-                        let devices = tx.devices(mailbox.mailbox_id, None, ALL, false).await?;
-                        devices
-                            .iter()
-                            .filter(|device| device.kind == DeviceKind::Generic)
-                            .for_each(|device| change.end(device, Reason::GenericLoginOff));
-                        ended_devices = change.ended_devices();
-                    }
-                    change.event(kind, mailbox.mailbox_id, None, "");
-                    Scope::Mailboxes(vec![address.key()])
-                }
-                GenericPlace::Service(id) => {
-                    authorize::mail_service(&mut tx, who, id).await?;
-                    tx.set_generic_login(id, enabled).await?;
-                    if !enabled {
-                        ended_devices = tx.count_generic_devices(id, MAX_COUNTED).await?;
-                    }
-                    change.service_event(kind, id, None, "");
-                    Scope::Service(ServiceKey::of(id))
-                }
-            };
+            let (made_by, scope) = switch(&mut tx, &mut change, who, place, enabled).await?;
             if let Some(done) = RequestKey::done_before(request, &mut tx, who).await? {
-                drop(tx);
-                make_durable(&*self.store).await?;
-                return Ok((done.revision.into(), ended_devices));
+                return Ok(Finish::Leave(Done::before(&done, made_by)));
             }
-            Ok((change.commit(tx, scope, request, None).await?, ended_devices))
+            Ok(Finish::Commit(Done::Now(change.write(&mut tx, made_by, scope, request, None).await?), tx))
         })
         .await?;
-        confirmed(&self.feed, revision, ended_devices, wait).await
+        match done {
+            Done::Now(made) if enabled => Ok(effective_at_once(&self.feed, made)),
+            done => confirmed(&*self.store, &self.feed, who, done, wait).await,
+        }
+    }
+}
+
+async fn switch(
+    tx: &mut Transaction,
+    change: &mut Change<'_>,
+    who: &Requester,
+    place: &GenericPlace,
+    enabled: bool,
+) -> Result<(MadeBy, Scope), Refusal> {
+    let kind = if enabled { EventKind::GenericLoginSwitchedOn } else { EventKind::GenericLoginSwitchedOff };
+    match place {
+        GenericPlace::Mailbox(address) => {
+            let mut mailbox = authorize::mailbox(tx, who, address, Lock::Yes).await?;
+            mailbox.generic_login = enabled;
+            tx.update_mailbox(&mailbox).await?;
+            if !enabled {
+                let devices = tx.devices(mailbox.mailbox_id, None, ALL, false).await?;
+                let generic = devices.iter().filter(|device| device.kind == DeviceKind::Generic);
+                generic.for_each(|device| change.end(device, Reason::GenericLoginOff));
+            }
+            change.event(kind, mailbox.mailbox_id, None, "");
+            Ok((MadeBy::devices_of(&mailbox), Scope::Mailboxes(vec![address.key()])))
+        }
+        GenericPlace::Service(id) => {
+            let service = authorize::mail_service(tx, who, id).await?;
+            tx.set_generic_login(id, enabled).await?;
+            if !enabled {
+                change.bars(tx.count_generic_devices(id, MAX_COUNTED).await?);
+            }
+            change.service_event(kind, id, None, "");
+            Ok((MadeBy::devices_on(&service), Scope::Service(ServiceKey::of(id))))
+        }
     }
 }

@@ -2,18 +2,21 @@
 
 mod create;
 mod disconnect;
+mod events;
 mod generic;
 mod password;
+mod revocation;
 mod update;
 
-use latchkey_core::model::change::RevocationId;
 use std::{fmt, sync::Arc};
 
 pub use self::{
     create::{Created, NewDevice},
     disconnect::{UserDevicesPlace, WhatWouldGo},
+    events::EventsOf,
     generic::GenericPlace,
     password::Changed,
+    revocation::MayAwait,
     update::DeviceUpdate,
 };
 use crate::{
@@ -21,22 +24,20 @@ use crate::{
     manage::{
         Refusal, Thing,
         authorize::{self, Lock},
-        mutation::{Revocation, confirmed},
+        transact,
     },
     passwords::tag::Tagger,
-    replication::{Feed, confirmation::Wait},
-    store::{Mode, Store, Transaction},
+    replication::Feed,
+    store::{Store, Transaction},
 };
 use latchkey_core::model::{
     Invalid,
     address::Address,
     caller::Requester,
-    change::Revision,
-    clock::{SharedClock, Timestamp},
+    clock::SharedClock,
     device::{Device, DeviceKind},
     directory::Mailbox,
-    event::{Event, EventScope, TimeRange},
-    id::{DeviceId, EventId, MailboxId},
+    id::{DeviceId, MailboxId},
     session::OpenSession,
 };
 
@@ -117,12 +118,14 @@ impl Devices {
         limit: usize,
         disconnected_too: bool,
     ) -> Result<DeviceList, Refusal> {
-        let mut tx = self.store.begin("list_devices", Mode::Read).await?;
-        let mailbox = authorize::mailbox(&mut tx, who, address, Lock::No).await?;
-        let devices = tx.devices(mailbox.mailbox_id, after, limit, disconnected_too).await?;
-        let sessions = tx.live_sessions(mailbox.mailbox_id, MAX_SESSIONS).await?;
-        let etag = Etag::of(&mailbox);
-        Ok(DeviceList { mailbox, devices, sessions, etag })
+        transact::read(&*self.store, "list_devices", |mut tx| async move {
+            let mailbox = authorize::mailbox(&mut tx, who, address, Lock::No).await?;
+            let devices = tx.devices(mailbox.mailbox_id, after, limit, disconnected_too).await?;
+            let sessions = tx.live_sessions(mailbox.mailbox_id, MAX_SESSIONS).await?;
+            let etag = Etag::of(&mailbox);
+            Ok(DeviceList { mailbox, devices, sessions, etag })
+        })
+        .await
     }
 
     /// A device, and the open sessions of its mailbox.
@@ -132,25 +135,13 @@ impl Devices {
         address: &Address,
         device_id: DeviceId,
     ) -> Result<(Mailbox, Device, Vec<OpenSession>), Refusal> {
-        let mut tx = self.store.begin("get_device", Mode::Read).await?;
-        let mailbox = authorize::mailbox(&mut tx, who, address, Lock::No).await?;
-        let device = self.find(&mut tx, &mailbox, device_id).await?;
-        let sessions = tx.live_sessions(mailbox.mailbox_id, MAX_SESSIONS).await?;
-        Ok((mailbox, device, sessions))
-    }
-
-    /// At most `limit` entries of the audit trail, newest first.
-    pub async fn events(
-        &self,
-        who: &Requester,
-        address: &Address,
-        device_id: Option<DeviceId>,
-        after: Option<(Timestamp, EventId)>,
-        limit: usize,
-    ) -> Result<Vec<Event>, Refusal> {
-        let mut tx = self.store.begin("list_events", Mode::Read).await?;
-        let mailbox = authorize::mailbox(&mut tx, who, address, Lock::No).await?;
-        Ok(tx.events(&EventScope::Mailbox(mailbox.mailbox_id), TimeRange::default(), device_id, after, limit).await?)
+        transact::read(&*self.store, "get_device", |mut tx| async move {
+            let mailbox = authorize::mailbox(&mut tx, who, address, Lock::No).await?;
+            let device = self.find(&mut tx, &mailbox, device_id).await?;
+            let sessions = tx.live_sessions(mailbox.mailbox_id, MAX_SESSIONS).await?;
+            Ok((mailbox, device, sessions))
+        })
+        .await
     }
 
     /// What this actor may do here. Lack of rights is an answer.
@@ -160,35 +151,28 @@ impl Devices {
         address: &Address,
         device_id: Option<DeviceId>,
     ) -> Result<Permissions, Refusal> {
-        let mut tx = self.store.begin("test_permissions", Mode::Read).await?;
-        let mailbox = match authorize::mailbox(&mut tx, who, address, Lock::No).await {
-            Ok(mailbox) => mailbox,
-            Err(Refusal::ActorNotPermitted | Refusal::NotFound(_)) => return Ok(Permissions { manage: false, device: None }),
-            Err(refusal) => return Err(refusal),
-        };
-        let device = match device_id {
-            None => None,
-            Some(device_id) => Some(match tx.device(mailbox.mailbox_id, device_id).await? {
-                None => DevicePermissions::default(),
-                Some(device) => DevicePermissions {
-                    exists: true,
-                    can_change_password: can_change_password(&device),
-                    can_disconnect: device.disconnection.is_none(),
-                },
-            }),
-        };
-        Ok(Permissions { manage: true, device })
-    }
-
-    /// Waits on for a revocation that was answered as pending.
-    pub async fn await_revocation(&self, _who: &Requester, id: RevocationId, wait: Wait) -> Result<Revocation, Refusal> {
-        let mut tx = self.store.begin("await_revocation", Mode::Read).await?;
-        let head = tx.revision().await?;
-        drop(tx);
-        if id.revision == Revision::default() || id.revision > head {
-            return Err(Invalid::new("revocation_id", "must be that of a revocation that was answered").into());
-        }
-        confirmed(&self.feed, id, 0, wait).await
+        transact::read(&*self.store, "test_permissions", |mut tx| async move {
+            let mailbox = match authorize::mailbox(&mut tx, who, address, Lock::No).await {
+                Ok(mailbox) => mailbox,
+                Err(Refusal::ActorNotPermitted | Refusal::NotFound(_)) => {
+                    return Ok(Permissions { manage: false, device: None });
+                }
+                Err(refusal) => return Err(refusal),
+            };
+            let device = match device_id {
+                None => None,
+                Some(device_id) => Some(match tx.device(mailbox.mailbox_id, device_id).await? {
+                    None => DevicePermissions::default(),
+                    Some(device) => DevicePermissions {
+                        exists: true,
+                        can_change_password: can_change_password(&device),
+                        can_disconnect: device.disconnection.is_none(),
+                    },
+                }),
+            };
+            Ok(Permissions { manage: true, device })
+        })
+        .await
     }
 
     async fn find(&self, tx: &mut Transaction, mailbox: &Mailbox, device_id: DeviceId) -> Result<Device, Refusal> {

@@ -7,12 +7,12 @@ use crate::{
     manage::{
         Refusal,
         authorize::{self, Lock},
-        mutation::{Change, RequestKey, Revocation, confirmed},
-        retried,
+        mutation::{Change, Made, RequestKey, Revocation, confirmed_change},
+        transact::{self, Finish},
     },
     passwords::{chosen, generated},
     replication::confirmation::Wait,
-    store::{Mode, Transaction},
+    store::{MadeBy, Transaction},
 };
 use latchkey_core::model::{
     Invalid,
@@ -61,7 +61,10 @@ impl Devices {
         request: Option<&RequestKey>,
         wait: Wait,
     ) -> Result<Changed, Refusal> {
-        retried(|| self.try_change_password(who, address, device_id, chosen, request, wait)).await
+        let (mailbox, device, shown, made) =
+            transact::retried(|| self.try_change_password(who, address, device_id, chosen, request)).await?;
+        let revocation = confirmed_change(&self.feed, made, wait).await?;
+        Ok(Changed { mailbox, device, shown, revocation })
     }
 
     async fn try_change_password(
@@ -71,30 +74,32 @@ impl Devices {
         device_id: DeviceId,
         chosen: Option<&Secret>,
         request: Option<&RequestKey>,
-        wait: Wait,
-    ) -> Result<Changed, Refusal> {
-        let mut tx = self.store.begin("change_password.check", Mode::Read).await?;
-        let before = authorize::mailbox(&mut tx, who, address, Lock::No).await?;
-        if RequestKey::done_before(request, &mut tx, who).await?.is_some() {
-            return Err(Refusal::RequestAlreadyDone(Some(device_id)));
-        }
-        changeable(&self.find(&mut tx, &before, device_id).await?)?;
-        drop(tx);
-        let password = self.new_password(&before, chosen).await?;
-
-        let mut tx = self.store.begin("change_password", Mode::Write).await?;
-        let mailbox = unchanged_mailbox(&mut tx, who, &before).await?;
-        let device = self.find(&mut tx, &mailbox, device_id).await?;
-        changeable(&device)?;
-        let mut change = Change::new(who, self.clock.wall());
-        change.end(&device, Reason::PasswordChanged);
-        change.event(EventKind::PasswordChanged, mailbox.mailbox_id, Some(&device), "");
-        let device = Device { generation: next(device.generation), kind: password.kind, ..device };
-        tx.replace_password(&device, &password.stored, change.time).await?;
-        let scope = Scope::Mailboxes(vec![address.key()]);
-        let revision = change.commit(tx, scope, request, Some(device_id)).await?;
-        let revocation = confirmed(&self.feed, revision, 1, wait).await?;
-        Ok(Changed { mailbox, device, shown: password.shown, revocation })
+    ) -> Result<(Mailbox, Device, Option<Zeroizing<String>>, Made), Refusal> {
+        let before = transact::read(&*self.store, "change_password.check", |mut tx| async move {
+            let mailbox = authorize::mailbox(&mut tx, who, address, Lock::No).await?;
+            if RequestKey::done_before(request, &mut tx, who).await?.is_some() {
+                return Err(Refusal::RequestAlreadyDone(Some(device_id)));
+            }
+            changeable(&self.find(&mut tx, &mailbox, device_id).await?)?;
+            Ok(mailbox)
+        })
+        .await?;
+        let (before, password) = (&before, &self.new_password(&before, chosen).await?);
+        let (mailbox, device, made) = transact::write_once(&*self.store, "change_password", |mut tx| async move {
+            let mailbox = unchanged_mailbox(&mut tx, who, before).await?;
+            let device = self.find(&mut tx, &mailbox, device_id).await?;
+            changeable(&device)?;
+            let mut change = Change::new(who, self.clock.wall());
+            change.end(&device, Reason::PasswordChanged);
+            change.event(EventKind::PasswordChanged, mailbox.mailbox_id, Some(&device), "");
+            let device = Device { generation: next(device.generation), kind: password.kind, ..device };
+            tx.replace_password(&device, &password.stored, change.time).await?;
+            let scope = Scope::Mailboxes(vec![address.key()]);
+            let made = change.write(&mut tx, MadeBy::devices_of(&mailbox), scope, request, Some(device_id)).await?;
+            Ok(Finish::Commit((mailbox, device, made), tx))
+        })
+        .await?;
+        Ok((mailbox, device, password.shown.clone(), made))
     }
 
     /// Makes a password, or checks a chosen one. Outside of any transaction, since hashing takes its time: whoever uses it must see to it that the mailbox's

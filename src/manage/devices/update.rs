@@ -5,11 +5,11 @@ use crate::{
     manage::{
         Refusal,
         authorize::{self, Lock},
-        mutation::{Change, RequestKey, Revocation, confirmed, make_durable},
-        retried,
+        mutation::{Change, Done, RequestKey, Revocation, confirmed, effective_at_once},
+        transact::{self, Finish},
     },
     replication::confirmation::Wait,
-    store::Mode,
+    store::MadeBy,
 };
 use latchkey_core::model::{
     address::Address,
@@ -50,6 +50,12 @@ impl DeviceUpdate {
         .join(", ")
     }
 
+    /// Whether a login that was allowed may be denied then, also of a call that was made before and is
+    /// repeated. A person's name can do that: devices of a suspended one are denied.
+    fn may_restrict(&self) -> bool {
+        self.user.is_some() || self.protocols.is_some() || self.networks.is_some() || self.expire_time.is_some()
+    }
+
     fn apply(&self, mut device: Device) -> Device {
         let Self { name, user, protocols, networks, expire_time } = self.clone();
         device.name = name.unwrap_or(device.name);
@@ -72,14 +78,12 @@ impl Devices {
         request: Option<&RequestKey>,
         wait: Wait,
     ) -> Result<(Mailbox, Device, Revocation), Refusal> {
-        let (mailbox, device, revision) = retried(|| async move {
-            let mut tx = self.store.begin("update_device", Mode::Write).await?;
+        let (mailbox, device, done) = transact::write(&*self.store, "update_device", |mut tx| async move {
             let mailbox = authorize::mailbox(&mut tx, who, address, Lock::Yes).await?;
+            let made_by = MadeBy::devices_of(&mailbox);
             let device = self.find(&mut tx, &mailbox, device_id).await?;
             if let Some(done) = RequestKey::done_before(request, &mut tx, who).await? {
-                drop(tx);
-                make_durable(&*self.store).await?;
-                return Ok((mailbox, device, done.revision.into()));
+                return Ok(Finish::Leave((mailbox, device, Done::before(&done, made_by))));
             }
             if device.disconnection.is_some() {
                 return Err(Refusal::DeviceIsDisconnected);
@@ -90,10 +94,14 @@ impl Devices {
             tx.update_device(&device).await?;
             change.event(EventKind::DeviceUpdated, mailbox.mailbox_id, Some(&device), update.fields());
             let scope = Scope::Mailboxes(vec![address.key()]);
-            let revision = change.commit(tx, scope, request, Some(device_id)).await?;
-            Ok((mailbox, device, revision))
+            let made = change.write(&mut tx, made_by, scope, request, Some(device_id)).await?;
+            Ok(Finish::Commit((mailbox, device, Done::Now(made)), tx))
         })
         .await?;
-        Ok((mailbox, device, confirmed(&self.feed, revision, 0, wait).await?))
+        let revocation = match done {
+            Done::Now(made) if !update.may_restrict() => effective_at_once(&self.feed, made),
+            done => confirmed(&*self.store, &self.feed, who, done, wait).await?,
+        };
+        Ok((mailbox, device, revocation))
     }
 }

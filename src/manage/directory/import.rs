@@ -5,10 +5,10 @@ use std::collections::{HashMap, HashSet};
 use super::Directory;
 use crate::random::NewId as _;
 use crate::{
-    manage::{Refusal, Thing, authorize, retried},
+    manage::{Refusal, Thing, authorize, transact},
     passwords::imported,
     random,
-    store::{Mode, NewMailbox, Origin},
+    store::{NewMailbox, Origin},
 };
 use latchkey_core::model::{
     Invalid,
@@ -85,7 +85,7 @@ impl Directory {
             time: now,
             nonce: random::nonce(),
         };
-        let made = retried(|| async { Ok(self.store.import(&mailboxes, &origin).await?) }).await?;
+        let made = transact::retried(|| async { Ok(self.store.import(&mailboxes, &origin).await?) }).await?;
         imported.created = made.iter().filter(|made| **made).count();
         imported.existing += made.len() - imported.created;
         self.feed.hint();
@@ -98,23 +98,25 @@ impl Directory {
         who: &Requester,
         lines: &'a [ImportLine],
     ) -> Result<HashMap<&'a str, Option<MailServiceId>>, Refusal> {
-        let mut services: HashMap<&str, Option<MailServiceId>> = HashMap::new();
-        let mut tx = self.store.begin("import.check", Mode::Read).await?;
-        for line in lines {
-            if services.contains_key(line.mail_service_id.as_str()) {
-                continue;
+        transact::read(&*self.store, "import.check", |mut tx| async move {
+            let mut services: HashMap<&str, Option<MailServiceId>> = HashMap::new();
+            for line in lines {
+                if services.contains_key(line.mail_service_id.as_str()) {
+                    continue;
+                }
+                let known = match MailServiceId::parse("mail_service_id", &line.mail_service_id) {
+                    Err(_) => None,
+                    Ok(id) => match authorize::mail_service(&mut tx, who, &id).await {
+                        Ok(service) => Some(service.mail_service_id),
+                        Err(Refusal::NotFound(Thing::MailService) | Refusal::ActorNotPermitted) => None,
+                        Err(refusal) => return Err(refusal),
+                    },
+                };
+                services.insert(&line.mail_service_id, known);
             }
-            let known = match MailServiceId::parse("mail_service_id", &line.mail_service_id) {
-                Err(_) => None,
-                Ok(id) => match authorize::mail_service(&mut tx, who, &id).await {
-                    Ok(service) => Some(service.mail_service_id),
-                    Err(Refusal::NotFound(Thing::MailService) | Refusal::ActorNotPermitted) => None,
-                    Err(refusal) => return Err(refusal),
-                },
-            };
-            services.insert(&line.mail_service_id, known);
-        }
-        Ok(services)
+            Ok(services)
+        })
+        .await
     }
 }
 

@@ -6,11 +6,11 @@ use crate::{
     manage::{
         Refusal, Thing,
         authorize::{self, Lock},
-        mutation::{Change, Revocation, confirmed},
-        retried,
+        mutation::{Change, Done, Made, Revocation, confirmed_change, effective_at_once},
+        transact::{self, Finish},
     },
     replication::confirmation::Wait,
-    store::{GENERIC_NAME, Mode, Transaction},
+    store::{Api, GENERIC_NAME, MadeBy, Transaction},
 };
 use latchkey_core::model::{
     address::Address,
@@ -29,8 +29,8 @@ const ALL: usize = 10_000;
 
 impl Directory {
     /// Makes a mailbox, or moves it to another mail service of its organization. Makes or replaces its generic
-    /// password if a hash is given. A new mailbox revokes nothing, so that is answered at once. All else waits: a
-    /// move can take the generic login away, and an earlier call, whose end nobody saw, may have done it.
+    /// password if a hash is given. A new mailbox revokes nothing, and answers at once. All else waits: a move
+    /// can take the generic login away, and an earlier call, whose end nobody saw, may have done it.
     pub async fn put_mailbox(
         &self,
         who: &Requester,
@@ -38,11 +38,10 @@ impl Directory {
         service_id: &MailServiceId,
         generic: Option<&PasswordHash>,
         wait: Wait,
-    ) -> Result<(Mailbox, Option<Revocation>), Refusal> {
-        let (mailbox, revision, ended, is_new) = retried(|| async move {
-            let mut tx = self.store.begin("put_mailbox", Mode::Write).await?;
-
+    ) -> Result<(Mailbox, Revocation), Refusal> {
+        let (mailbox, made, is_new) = transact::write(&*self.store, "put_mailbox", |mut tx| async move {
             let service = authorize::mail_service(&mut tx, who, service_id).await?;
+            let made_by = MadeBy::directory_of(&service);
             let mut change = Change::new(who, self.clock.wall());
             let before = tx.lock_mailbox(address).await?;
             let is_new = before.is_none();
@@ -89,21 +88,22 @@ impl Directory {
             if let Some(hash) = generic {
                 put_generic(&mut tx, &mut change, &mailbox, hash).await?;
             }
-            let ended = change.ended_devices();
-            let revision = change.commit(tx, Scope::Mailboxes(vec![address.key()]), None, None).await?;
-            Ok((mailbox, revision, ended, is_new))
+            let made = change.write(&mut tx, made_by, Scope::Mailboxes(vec![address.key()]), None, None).await?;
+            Ok(Finish::Commit((mailbox, made, is_new), tx))
         })
         .await?;
-        if is_new {
-            self.feed.hint();
-            return Ok((mailbox, None));
-        }
-        Ok((mailbox, Some(confirmed(&self.feed, revision, ended, wait).await?)))
+        let revocation =
+            if is_new { effective_at_once(&self.feed, made) } else { confirmed_change(&self.feed, made, wait).await? };
+        Ok((mailbox, revocation))
     }
 
     pub async fn mailbox(&self, who: &Requester, address: &Address) -> Result<Mailbox, Refusal> {
-        let mut tx = self.store.begin("get_mailbox", Mode::Read).await?;
-        authorize::mailbox(&mut tx, who, address, Lock::No).await
+        transact::read(
+            &*self.store,
+            "get_mailbox",
+            |mut tx| async move { authorize::mailbox(&mut tx, who, address, Lock::No).await },
+        )
+        .await
     }
 
     pub async fn mailboxes(
@@ -113,57 +113,72 @@ impl Directory {
         after: Option<&Address>,
         limit: usize,
     ) -> Result<Vec<Mailbox>, Refusal> {
-        let mut tx = self.store.begin("list_mailboxes", Mode::Read).await?;
-        authorize::mail_service(&mut tx, who, service).await?;
-        Ok(tx.mailboxes(service, after, limit).await?)
+        transact::read(&*self.store, "list_mailboxes", |mut tx| async move {
+            authorize::mail_service(&mut tx, who, service).await?;
+            Ok(tx.mailboxes(service, after, limit).await?)
+        })
+        .await
     }
 
-    /// Denies all its logins until it is resumed, and tells that its sessions end.
+    /// Denies all its logins, and ends its sessions, until it is resumed.
     pub async fn suspend_mailbox(
         &self,
         who: &Requester,
         address: &Address,
-        suspended: bool,
         wait: Wait,
     ) -> Result<(Mailbox, Revocation), Refusal> {
-        let (mailbox, revision, ended) = retried(|| async move {
-            let mut tx = self.store.begin("suspend_mailbox", Mode::Write).await?;
+        let (mailbox, made) = self.set_suspended(who, address, true).await?;
+        Ok((mailbox, confirmed_change(&self.feed, made, wait).await?))
+    }
+
+    /// Answers at once: it revokes nothing.
+    pub async fn resume_mailbox(&self, who: &Requester, address: &Address) -> Result<Mailbox, Refusal> {
+        let (mailbox, _) = self.set_suspended(who, address, false).await?;
+        self.feed.hint();
+        Ok(mailbox)
+    }
+
+    async fn set_suspended(&self, who: &Requester, address: &Address, suspended: bool) -> Result<(Mailbox, Made), Refusal> {
+        transact::write(&*self.store, "suspend_mailbox", |mut tx| async move {
             let mailbox = Mailbox { suspended, ..authorize::mailbox(&mut tx, who, address, Lock::Yes).await? };
             tx.update_mailbox(&mailbox).await?;
             let mut change = Change::new(who, self.clock.wall());
             if suspended {
-                tx.devices(mailbox.mailbox_id, None, ALL, false)
-                    .await?
-                    .iter()
-                    .for_each(|device| change.end(device, Reason::MailboxSuspended));
+                let devices = tx.devices(mailbox.mailbox_id, None, ALL, false).await?;
+                devices.iter().for_each(|device| change.end(device, Reason::MailboxSuspended));
             }
             let kind = if suspended { EventKind::MailboxSuspended } else { EventKind::MailboxResumed };
             change.event(kind, mailbox.mailbox_id, None, "");
-            let ended = change.ended_devices();
-            let revision = change.commit(tx, Scope::Mailboxes(vec![address.key()]), None, None).await?;
-            Ok((mailbox, revision, ended))
+            let made_by = MadeBy::directory_of_mailbox(&mailbox);
+            let made = change.write(&mut tx, made_by, Scope::Mailboxes(vec![address.key()]), None, None).await?;
+            Ok(Finish::Commit((mailbox, made), tx))
         })
-        .await?;
-        Ok((mailbox, confirmed(&self.feed, revision, ended, wait).await?))
+        .await
     }
 
     /// Its devices go with it; the audit trail stays.
     pub async fn delete_mailbox(&self, who: &Requester, address: &Address, wait: Wait) -> Result<Revocation, Refusal> {
-        let ended = retried(|| async move {
-            let mut tx = self.store.begin("delete_mailbox", Mode::Write).await?;
-            let mailbox = authorize::mailbox(&mut tx, who, address, Lock::Yes).await?;
+        let done = transact::write(&*self.store, "delete_mailbox", |mut tx| async move {
+            let mailbox = match authorize::mailbox(&mut tx, who, address, Lock::Yes).await {
+                Ok(mailbox) => mailbox,
+                // Nobody knows any more whose it was.
+                Err(Refusal::NotFound(_)) => {
+                    let made_by = MadeBy { api: Api::Directory, organization_id: None, mail_service_id: None };
+                    return Ok(Finish::Leave(Done::Nothing(made_by)));
+                }
+                Err(refusal) => return Err(refusal),
+            };
             let devices = tx.devices(mailbox.mailbox_id, None, ALL, false).await?;
-            if !tx.delete_mailbox(mailbox.mailbox_id).await? {
-                return Err(Refusal::NotFound(Thing::Mailbox));
-            }
+            tx.delete_mailbox(mailbox.mailbox_id).await?;
             let mut change = Change::new(who, self.clock.wall());
             devices.iter().for_each(|device| change.end(device, Reason::MailboxDeleted));
             change.event_of_deleted(EventKind::MailboxDeleted, &mailbox, address.as_str());
-            let ended = change.ended_devices();
-            Ok(Some((change.commit(tx, Scope::Mailboxes(vec![address.key()]), None, None).await?, ended)))
+            let made_by = MadeBy::directory_of_mailbox(&mailbox);
+            let made = change.write(&mut tx, made_by, Scope::Mailboxes(vec![address.key()]), None, None).await?;
+            Ok(Finish::Commit(Done::Now(made), tx))
         })
-        .await;
-        self.settle(ended, wait).await
+        .await?;
+        self.deleted(who, done, Thing::Mailbox, wait).await
     }
 }
 

@@ -13,18 +13,14 @@ use crate::{
     manage::{
         Refusal, Thing,
         authorize::{self, missing},
-        mutation::{Revocation, confirmed, make_durable},
-        retried,
+        mutation::{Done, Revocation, confirmed},
+        transact::{self, Finish},
     },
-    replication::{
-        Feed,
-        confirmation::{Awaited, Wait},
-    },
-    store::{Mode, Store, StoreError},
+    replication::{Feed, confirmation::Wait},
+    store::Store,
 };
 use latchkey_core::model::{
     caller::Requester,
-    change::Revision,
     clock::SharedClock,
     directory::{MailService, Organization},
     id::{MailServiceId, OrganizationId},
@@ -54,8 +50,7 @@ impl Directory {
         id: &OrganizationId,
         display_name: &str,
     ) -> Result<Organization, Refusal> {
-        retried(|| async move {
-            let mut tx = self.store.begin("put_organization", Mode::Write).await?;
+        transact::write(&*self.store, "put_organization", |mut tx| async move {
             authorize::administers(&mut tx, who, id).await?;
             let organization = Organization {
                 organization_id: id.clone(),
@@ -64,15 +59,14 @@ impl Directory {
             };
             tx.put_organization(&organization).await?;
             let stored = tx.organization(id).await?.ok_or(Refusal::NotFound(Thing::Organization))?;
-            tx.commit().await?;
-            Ok(stored)
+            Ok(Finish::Commit(stored, tx))
         })
         .await
     }
 
     pub async fn organization(&self, who: &Requester, id: &OrganizationId) -> Result<Organization, Refusal> {
-        let mut tx = self.store.begin("get_organization", Mode::Read).await?;
-        authorize::organization(&mut tx, who, id).await
+        transact::read(&*self.store, "get_organization", |mut tx| async move { authorize::organization(&mut tx, who, id).await })
+            .await
     }
 
     pub async fn organizations(
@@ -82,21 +76,21 @@ impl Directory {
         limit: usize,
     ) -> Result<Vec<Organization>, Refusal> {
         authorize::nobody_else(who)?;
-        Ok(self.store.begin("list_organizations", Mode::Read).await?.organizations(after, limit).await?)
+        transact::read(&*self.store, "list_organizations", |mut tx| async move { Ok(tx.organizations(after, limit).await?) })
+            .await
     }
 
     /// Its members go with it. Refused while it has mail services.
     pub async fn delete_organization(&self, who: &Requester, id: &OrganizationId) -> Result<(), Refusal> {
         authorize::nobody_else(who)?;
-        retried(|| async move {
-            let mut tx = self.store.begin("delete_organization", Mode::Write).await?;
+        transact::write(&*self.store, "delete_organization", |mut tx| async move {
             if !tx.mail_services(id, None, 1).await?.is_empty() {
                 return Err(Refusal::NotEmpty("mail services"));
             }
             if !tx.delete_organization(id).await? {
                 return Err(Refusal::NotFound(Thing::Organization));
             }
-            Ok(tx.commit().await?)
+            Ok(Finish::Commit((), tx))
         })
         .await
     }
@@ -108,8 +102,7 @@ impl Directory {
         organization: &OrganizationId,
         display_name: &str,
     ) -> Result<MailService, Refusal> {
-        retried(|| async move {
-            let mut tx = self.store.begin("put_mail_service", Mode::Write).await?;
+        transact::write(&*self.store, "put_mail_service", |mut tx| async move {
             authorize::organization(&mut tx, who, organization).await?;
             let service = match tx.mail_service(id).await? {
                 Some(before) if before.organization_id != *organization => return Err(Refusal::OtherOrganization),
@@ -123,15 +116,14 @@ impl Directory {
                 },
             };
             tx.put_mail_service(&service).await?;
-            tx.commit().await?;
-            Ok(service)
+            Ok(Finish::Commit(service, tx))
         })
         .await
     }
 
     pub async fn mail_service(&self, who: &Requester, id: &MailServiceId) -> Result<MailService, Refusal> {
-        let mut tx = self.store.begin("get_mail_service", Mode::Read).await?;
-        authorize::mail_service(&mut tx, who, id).await
+        transact::read(&*self.store, "get_mail_service", |mut tx| async move { authorize::mail_service(&mut tx, who, id).await })
+            .await
     }
 
     pub async fn mail_services(
@@ -141,15 +133,16 @@ impl Directory {
         after: Option<&MailServiceId>,
         limit: usize,
     ) -> Result<Vec<MailService>, Refusal> {
-        let mut tx = self.store.begin("list_mail_services", Mode::Read).await?;
-        authorize::organization(&mut tx, who, organization).await?;
-        Ok(tx.mail_services(organization, after, limit).await?)
+        transact::read(&*self.store, "list_mail_services", |mut tx| async move {
+            authorize::organization(&mut tx, who, organization).await?;
+            Ok(tx.mail_services(organization, after, limit).await?)
+        })
+        .await
     }
 
     /// Its rights go with it. Refused while it has mailboxes.
     pub async fn delete_mail_service(&self, who: &Requester, id: &MailServiceId) -> Result<(), Refusal> {
-        retried(|| async move {
-            let mut tx = self.store.begin("delete_mail_service", Mode::Write).await?;
+        transact::write(&*self.store, "delete_mail_service", |mut tx| async move {
             let Some(service) = tx.mail_service(id).await? else {
                 return Err(missing(who, Thing::MailService));
             };
@@ -158,42 +151,17 @@ impl Directory {
                 return Err(Refusal::NotEmpty("mailboxes"));
             }
             tx.delete_mail_service(id).await?;
-            Ok(tx.commit().await?)
+            Ok(Finish::Commit((), tx))
         })
         .await
     }
-}
 
-impl Directory {
-    /// Waits until what a call did holds everywhere. Also where it found nothing left to do, or the thing gone: an earlier call may have done it, whose end
-    /// nobody has seen.
-    async fn settle(&self, ended: Result<Option<(Awaited, usize)>, Refusal>, wait: Wait) -> Result<Revocation, Refusal> {
-        match ended {
-            Ok(Some((revision, count))) => confirmed(&self.feed, revision, count, wait).await,
-            Ok(None) => {
-                let head = self.durable_head().await?;
-                confirmed(&self.feed, head, 0, wait).await
-            }
-            Err(Refusal::NotFound(thing)) => {
-                let head = self.durable_head().await?;
-                confirmed(&self.feed, head, 0, Wait::UntilEffective).await?;
-                Err(Refusal::NotFound(thing))
-            }
-            Err(refusal) => Err(refusal),
-        }
-    }
-
-    /// The log's head, once everything up to it is durable. This call, or an earlier one, has changed
-    /// something by now: so a failure here is "not known", never "nothing was changed".
-    async fn durable_head(&self) -> Result<Revision, Refusal> {
-        let head = async {
-            make_durable(&*self.store).await?;
-            Ok(self.store.head(Revision::default()).await?.revision)
-        };
-        head.await.map_err(|refusal| match refusal {
-            Refusal::Store(error) => Refusal::Store(StoreError::OutcomeUnknown(error.to_string())),
-            refusal => refusal,
-        })
+    /// Waits until a delete holds everywhere. If the thing is gone already, an earlier call may have deleted
+    /// it: that is waited for as long, and the refusal says how far it has come.
+    async fn deleted(&self, who: &Requester, done: Done, thing: Thing, wait: Wait) -> Result<Revocation, Refusal> {
+        let is_gone = matches!(done, Done::Nothing(_));
+        let revocation = confirmed(&*self.store, &self.feed, who, done, wait).await?;
+        if is_gone { Err(Refusal::AlreadyGone(thing, Box::new(revocation))) } else { Ok(revocation) }
     }
 }
 

@@ -38,6 +38,7 @@ pub(super) async fn import(mut session: PostgresSession, mailboxes: &[NewMailbox
             scope: Scope::Mailboxes(new.iter().map(|new| new.key).collect()),
             ended: vec![],
             events: vec![],
+            revocation: None,
         };
         let revision = changes::append_change(&mut session, &change).await?;
         insert_events(&mut session, &new, origin, i64::try_from(revision.0).unwrap_or(i64::MAX)).await?;

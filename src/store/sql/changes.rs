@@ -7,12 +7,12 @@ use super::{
     columns::{corrupt, size},
     events::insert_event,
 };
-use crate::store::{NewChange, Request, Result};
+use crate::store::{Api, Logged, MadeBy, NewChange, Request, Result};
 use latchkey_core::model::{
     address::MailboxKey,
-    change::{Change, Ended, Revision, Scope, ServiceKey},
+    change::{Change, Ended, Position, Revision, Scope, ServiceKey},
     clock::Timestamp,
-    id::{DeviceId, RequestId},
+    id::{DeviceId, MailServiceId, OrganizationId, RequestId},
     verdict::Reason,
 };
 
@@ -25,11 +25,24 @@ pub(in crate::store) async fn append_change(s: &mut dyn Session, change: &NewCha
     let row = s.query(sql, &[]).await?.into_iter().next().ok_or_else(|| corrupt("the log's head"))?;
     let revision = Columns::of(row).revision()?;
     s.has_change();
-    let sql = "/* append_change */ INSERT INTO change_log (revision, nonce, time, service, mailboxes, ended) \
-               VALUES ($1, $2, $3, $4, $5, $6)";
+    let sql = "/* append_change */ INSERT INTO change_log \
+               (revision, nonce, time, service, mailboxes, ended, ended_devices, api, organization_id, mail_service_id) \
+               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
     let (service, mailboxes) = from_scope(&change.scope);
-    let parameters =
-        [revision.into(), change.nonce.into(), change.time.into(), service, mailboxes, Value::Bytes(from_ended(&change.ended))];
+    let revocation = change.revocation.as_ref();
+    let made_by = revocation.map(|revocation| &revocation.made_by);
+    let parameters = [
+        revision.into(),
+        change.nonce.into(),
+        change.time.into(),
+        service,
+        mailboxes,
+        Value::Bytes(from_ended(&change.ended)),
+        revocation.map(|revocation| i64::from(revocation.ended_devices)).into(),
+        made_by.map(|made_by| made_by.api as i64).into(),
+        made_by.and_then(|made_by| made_by.organization_id.as_ref()).map(OrganizationId::as_str).into(),
+        made_by.and_then(|made_by| made_by.mail_service_id.as_ref()).map(MailServiceId::as_str).into(),
+    ];
     s.execute(sql, &parameters).await?;
     for event in &change.events {
         insert_event(s, event, revision).await?;
@@ -60,6 +73,13 @@ impl Transaction {
     /// events (their `revision` is set), and the revision into the disconnected devices it `ended`.
     pub async fn append_change(&mut self, change: &NewChange) -> Result<Revision> {
         append_change(self.statements(), change).await
+    }
+
+    /// A change, while the log has it.
+    pub async fn logged(&mut self, revision: Revision) -> Result<Option<Logged>> {
+        let sql = "/* logged */ SELECT revision, nonce, COALESCE(ended_devices, length(ended) / 21), api, organization_id, \
+                   mail_service_id FROM change_log WHERE revision = $1";
+        self.first(sql, &[revision.into()], to_logged).await
     }
 
     /// An earlier call under the same id by the same caller.
@@ -95,6 +115,22 @@ pub(in crate::store) async fn changes(
     let sql = "/* changes */ SELECT revision, nonce, service, mailboxes, ended FROM change_log \
                WHERE revision > $1 AND revision <= $2 ORDER BY revision LIMIT $3";
     s.query(sql, &[after.into(), up_to.into(), size(limit)]).await?.into_iter().map(to_change).collect()
+}
+
+fn to_logged(row: Row) -> Result<Logged> {
+    let mut columns = Columns::of(row);
+    let position = Position { revision: columns.revision()?, nonce: columns.int()? };
+    let ended_devices = columns.unsigned()?;
+    let api = match columns.optional_int()? {
+        None => None,
+        Some(number) => {
+            let api = [Api::DeviceCredentials, Api::Directory].into_iter().find(|api| *api as i64 == number);
+            Some(api.ok_or_else(|| corrupt("a known service"))?)
+        }
+    };
+    let organization_id = columns.optional_text()?.map(OrganizationId::from_store);
+    let mail_service_id = columns.optional_text()?.map(MailServiceId::from_store);
+    Ok(Logged { position, ended_devices, made_by: api.map(|api| MadeBy { api, organization_id, mail_service_id }) })
 }
 
 fn from_scope(scope: &Scope) -> (Value, Value) {

@@ -43,21 +43,28 @@ pub(super) async fn insert_event(s: &mut dyn Session, event: &Event, revision: R
     Ok(())
 }
 
-/// Changes and logins in one order, by a time that never changes: of logins, the first one's. The NULLs have types for
-/// PostgreSQL's sake.
-const OF_MAILBOX: &str = "/* events */ SELECT * FROM ( \
+/// Changes and logins in one order, by a time that never changes: of logins, the first one's. Logins have their
+/// device's name of now, which is looked up for one page only. The NULLs have types for PostgreSQL's sake.
+const OF_MAILBOX: &str = "/* events */ SELECT event_id, mailbox_id, time, kind, device_id, \
+    CASE WHEN kind = 14 THEN COALESCE((SELECT d.name FROM device d WHERE d.device_id = page.device_id \
+    ORDER BY d.generation DESC LIMIT 1), '') ELSE device_name END, \
+    actor, caller, peer, revision, detail, user_id, mail_service_id, organization_id, \
+    reason, protocol, client_ip, from_several, frontend, count, last_time FROM ( \
+    SELECT * FROM ( \
     SELECT event_id, mailbox_id, time, kind, device_id, device_name, actor, caller, peer, revision, detail, \
     user_id, mail_service_id, organization_id, \
     CAST(NULL AS BIGINT) AS reason, CAST(NULL AS BIGINT) AS protocol, CAST(NULL AS TEXT) AS client_ip, \
+    CAST(NULL AS BIGINT) AS from_several, \
     CAST(NULL AS TEXT) AS frontend, CAST(NULL AS BIGINT) AS count, CAST(NULL AS BIGINT) AS last_time \
     FROM event WHERE mailbox_id = $1 AND time >= $7 AND time <= $2 \
     UNION ALL \
     SELECT event_id, mailbox_id, first_time, 14, device_id, '', '', '', '', 0, '', NULL, NULL, NULL, \
-    reason, protocol, last_client_ip, frontend, count, last_time \
+    reason, protocol, last_client_ip, CAST(CASE WHEN client_ip <> last_client_ip THEN 1 ELSE 0 END AS BIGINT), \
+    frontend, count, last_time \
     FROM login_history WHERE mailbox_id = $1 AND first_time >= $7 AND first_time <= $2 \
     ) AS both_kinds \
     WHERE (time < $2 OR (time = $2 AND event_id < $3)) AND ($4 = FALSE OR device_id = $5) \
-    ORDER BY time DESC, event_id DESC LIMIT $6";
+    ORDER BY time DESC, event_id DESC LIMIT $6) AS page ORDER BY time DESC, event_id DESC";
 
 /// Changes alone, by the index of `$column` and time.
 macro_rules! changes_of {
@@ -190,6 +197,7 @@ fn to_event(row: Row) -> Result<Event> {
             reason: columns.known(Reason::from_number)?,
             protocol: columns.known(Protocol::from_number)?,
             client_ip: columns.ip()?,
+            from_several_addresses: columns.int()? > 0,
             frontend: columns.text()?,
             count: columns.unsigned().map_err(|_| corrupt("a count"))?,
             last_time: columns.time()?,

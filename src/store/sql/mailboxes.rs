@@ -8,6 +8,9 @@ use latchkey_core::model::{
     id::{MailServiceId, MailboxId, OrganizationId},
 };
 
+/// Where a mailbox is or was. `None`: an older version deleted it, and did not write that down.
+type LastPlace = Option<(OrganizationId, MailServiceId)>;
+
 impl Transaction {
     pub async fn mailbox(&mut self, address: &Address) -> Result<Option<Mailbox>> {
         let sql = "/* mailbox */ SELECT m.mailbox_id, m.address, m.mail_service_id, s.organization_id, m.suspended, m.generic_login, \
@@ -23,6 +26,19 @@ impl Transaction {
                    WHERE m.mail_service_id = $1 AND m.address > $2 ORDER BY m.address LIMIT $3";
         let after = after.map_or("", Address::as_str);
         self.all(sql, &[service.as_str().into(), after.into(), size(limit)], to_mailbox).await
+    }
+
+    /// The organization and the mail service of a mailbox, also of one that is deleted: as its last event has
+    /// them. `None`: there was never such a mailbox.
+    pub async fn last_place_of_mailbox(&mut self, id: MailboxId) -> Result<Option<LastPlace>> {
+        let sql = "/* last_place_of_mailbox */ SELECT s.organization_id, s.mail_service_id FROM mailbox m \
+                   JOIN mail_service s ON s.mail_service_id = m.mail_service_id WHERE m.mailbox_id = $1";
+        if let Some(place) = self.first(sql, &[id.into()], to_place).await? {
+            return Ok(Some(place));
+        }
+        let sql = "/* last_place_of_mailbox */ SELECT organization_id, mail_service_id FROM event \
+                   WHERE mailbox_id = $1 ORDER BY time DESC, event_id DESC LIMIT 1";
+        self.first(sql, &[id.into()], to_place).await
     }
 
     /// As [`Self::mailbox`]; and until the transaction ends nobody else locks it. Counts its
@@ -96,4 +112,10 @@ fn to_mailbox(row: Row) -> Result<Mailbox> {
         device_version: columns.int()?,
         create_time: columns.time()?,
     })
+}
+
+fn to_place(row: Row) -> Result<LastPlace> {
+    let mut columns = Columns::of(row);
+    let organization = columns.optional_text()?.map(OrganizationId::from_store);
+    Ok(organization.zip(columns.optional_text()?.map(MailServiceId::from_store)))
 }

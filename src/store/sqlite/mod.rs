@@ -141,8 +141,14 @@ impl Store for SqliteStore {
     async fn import(&self, mailboxes: &[NewMailbox], origin: &Origin) -> Result<Vec<bool>> {
         let mut tx = Transaction::over(self.session(Mode::Write).await?);
         let mut made = Vec::with_capacity(mailboxes.len());
-        let mut change =
-            NewChange { nonce: origin.nonce, time: origin.time, scope: Scope::Mailboxes(vec![]), ended: vec![], events: vec![] };
+        let mut change = NewChange {
+            nonce: origin.nonce,
+            time: origin.time,
+            scope: Scope::Mailboxes(vec![]),
+            ended: vec![],
+            events: vec![],
+            revocation: None,
+        };
         let mut keys = Vec::new();
         for new in mailboxes {
             let is_new = tx.mailbox(&new.address).await?.is_none();
