@@ -207,9 +207,7 @@ impl Ending {
                 let changed = replica.devices.change_password(&who, alice, device, None, None, Wait::UntilEffective).await;
                 changed.expect("changed").revocation
             }
-            Self::Suspend => {
-                replica.directory.suspend_mailbox(&who, alice, true, Wait::UntilEffective).await.expect("suspended").1
-            }
+            Self::Suspend => replica.directory.suspend_mailbox(&who, alice, Wait::UntilEffective).await.expect("suspended").1,
         };
         assert!(matches!(revocation.confirmation, Confirmation::Effective(_)));
     }
@@ -553,8 +551,8 @@ async fn a_revocation_that_is_awaited_after_the_database_has_lost_it_is_said_to_
     let mut world = Rewound::new().await;
     let stopped = world.stop_feed().await;
     let pending = async |world: &Rewound, device| {
-        let disconnected = world.replica.devices.disconnect(&who(), &world.alice, device, None, Wait::AtMost(Duration::ZERO));
-        disconnected.await.expect("disconnected").id
+        let not = Wait::AtMost(Duration::ZERO);
+        world.replica.devices.disconnect(&who(), &world.alice, device, None, not).await.expect("disconnected").id
     };
     let (phone, other) = (world.phone, world.others.pop().expect("there are enough"));
     let (reused, above) = (pending(&world, phone).await, pending(&world, other).await);

@@ -86,7 +86,7 @@ macro_rules! page {
 use super::render;
 
 page!(ListDevicesResponse, devices, "No devices.", ["NAME", "KIND", "ID", "USER", "LAST USED", "LIMITS"], render::device_row);
-page!(ListEventsResponse, events, "No events.", ["TIME", "EVENT", "DEVICE", "BY", "FROM", "DETAIL"], render::event_row);
+page!(ListEventsResponse, events, "No events.", ["TIME", "EVENT", "ABOUT", "BY", "FROM", "DETAIL"], render::event_row);
 page!(ListOrganizationsResponse, organizations, "No organizations.", ["ID", "NAME", "CREATED"], |it: &proto::Organization| [
     it.organization_id.clone(),
     it.display_name.clone(),

@@ -6,7 +6,10 @@ use super::{
     client::{ClientArgs, Session},
     failure::Failure,
     list::ListArgs,
-    prompt, render, table,
+    prompt,
+    render::{self, Ended},
+    revocation::{ConfirmArgs, WaitArgs},
+    table,
 };
 use crate::{exit::Exit, proto};
 
@@ -42,6 +45,8 @@ Examples:
         /// Reads that hash from standard input, up to the end of the first line
         #[arg(long)]
         generic_hash_stdin: bool,
+        #[command(flatten)]
+        wait: WaitArgs,
     },
     /// One mailbox
     #[command(after_help = "Example:\n  latchkey mailbox get alice@example.com")]
@@ -50,9 +55,10 @@ Examples:
         address: String,
     },
     /// The mailboxes of a mail service, by address
-    #[command(after_help = "Example:\n  latchkey mailbox list example-mail --limit 100")]
+    #[command(after_help = "Example:\n  latchkey mailbox list --service example-mail --limit 100")]
     List {
         /// The mail service's id
+        #[arg(long, value_name = "ID")]
         service: String,
         #[command(flatten)]
         list: ListArgs,
@@ -62,12 +68,18 @@ Examples:
     Delete {
         /// The mailbox
         address: String,
+        #[command(flatten)]
+        confirm: ConfirmArgs,
+        #[command(flatten)]
+        wait: WaitArgs,
     },
     /// Deny all logins to a mailbox, and close its sessions, until it is resumed
     #[command(after_help = "Example:\n  latchkey mailbox suspend alice@example.com")]
     Suspend {
         /// The mailbox
         address: String,
+        #[command(flatten)]
+        wait: WaitArgs,
     },
     /// Allow a suspended mailbox's logins again
     #[command(after_help = "Example:\n  latchkey mailbox resume alice@example.com")]
@@ -85,18 +97,18 @@ impl MailboxCommand {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         let mut directory = session.directory();
         match self {
-            Self::Put { address, service, generic_hash, generic_hash_stdin } => {
+            Self::Put { address, service, generic_hash, generic_hash_stdin, wait } => {
                 let generic_password_hash = if generic_hash_stdin {
                     prompt::text(Some(prompt::secret_from_stdin("--generic-hash-stdin")?))?
                 } else {
                     generic_hash.unwrap_or_default()
                 };
-                let request =
-                    proto::PutMailboxRequest { address, mail_service_id: service, generic_password_hash, max_wait: None };
+                let max_wait = wait.max_wait();
+                let request = proto::PutMailboxRequest { address, mail_service_id: service, generic_password_hash, max_wait };
                 let answer = directory.put_mailbox(session.request(request)).await?.into_inner();
                 session.output.show(&answer, |out| {
                     table::pairs(out, &pairs(answer.mailbox.as_ref()))?;
-                    render::write_revocation(out, answer.revocation.as_ref())
+                    render::write_revocation(out, answer.revocation.as_ref(), Ended::Passwords)
                 })?;
             }
             Self::Get { address } => {
@@ -116,20 +128,21 @@ impl MailboxCommand {
                     })
                     .await;
             }
-            Self::Delete { address } => {
-                let request = proto::DeleteMailboxRequest { address, max_wait: None };
+            Self::Delete { address, confirm, wait } => {
+                confirm.ask(&format!("Delete the mailbox {address} with all its devices?"))?;
+                let request = proto::DeleteMailboxRequest { address, max_wait: wait.max_wait() };
                 let answer = directory.delete_mailbox(session.request(request)).await?.into_inner();
                 session.output.show(&answer, |out| {
                     writeln!(out, "Deleted.")?;
-                    render::write_revocation(out, answer.revocation.as_ref())
+                    render::write_revocation(out, answer.revocation.as_ref(), Ended::Disconnected)
                 })?;
             }
-            Self::Suspend { address } => {
-                let request = proto::SuspendMailboxRequest { address, max_wait: None };
+            Self::Suspend { address, wait } => {
+                let request = proto::SuspendMailboxRequest { address, max_wait: wait.max_wait() };
                 let answer = directory.suspend_mailbox(session.request(request)).await?.into_inner();
                 session.output.show(&answer, |out| {
                     writeln!(out, "Suspended.")?;
-                    render::write_revocation(out, answer.revocation.as_ref())
+                    render::write_revocation(out, answer.revocation.as_ref(), Ended::Barred)
                 })?;
             }
             Self::Resume { address } => {

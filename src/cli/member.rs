@@ -9,7 +9,9 @@ use super::{
     client::{ClientArgs, Session},
     failure::Failure,
     list::ListArgs,
-    render, table,
+    render::{self, Ended},
+    revocation::{ConfirmArgs, WaitArgs},
+    table,
 };
 use crate::{exit::Exit, proto};
 
@@ -20,7 +22,7 @@ const ROLES: [&str; 3] = ["legal-representative", "administrator", "collaborator
 /// Legal representatives and administrators may manage all its mailboxes; collaborators those of the mail services that they were
 /// given the right to (`latchkey service grant`).
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Example:\n  latchkey member put example bob administrator")]
+#[command(after_help = "Example:\n  latchkey member put bob administrator --organization example")]
 pub(super) struct Args {
     #[command(flatten)]
     pub(super) client: ClientArgs,
@@ -35,10 +37,11 @@ pub(super) enum MemberCommand {
     /// A role that gives less access disconnects the person's devices where they lose it.
     #[command(after_help = "\
 Examples:
-  latchkey member put example bob administrator
-  latchkey member put example bob collaborator --suspended")]
+  latchkey member put bob administrator --organization example
+  latchkey member put bob collaborator --organization example --suspended")]
     Put {
         /// The organization's id
+        #[arg(long, value_name = "ID")]
         organization: String,
         /// Your id for the person
         user: String,
@@ -51,30 +54,39 @@ Examples:
         /// Allow the person's devices again
         #[arg(long, conflicts_with = "suspended")]
         resumed: bool,
+        #[command(flatten)]
+        wait: WaitArgs,
     },
     /// One member
-    #[command(after_help = "Example:\n  latchkey member get example bob")]
+    #[command(after_help = "Example:\n  latchkey member get bob --organization example")]
     Get {
         /// The organization's id
+        #[arg(long, value_name = "ID")]
         organization: String,
         /// The person's id
         user: String,
     },
     /// The members of an organization, by id
-    #[command(after_help = "Example:\n  latchkey member list example")]
+    #[command(after_help = "Example:\n  latchkey member list --organization example")]
     List {
         /// The organization's id
+        #[arg(long, value_name = "ID")]
         organization: String,
         #[command(flatten)]
         list: ListArgs,
     },
     /// Take a person's rights and role, and disconnect their devices
-    #[command(after_help = "Example:\n  latchkey member delete example bob")]
+    #[command(after_help = "Example:\n  latchkey member delete bob --organization example")]
     Delete {
         /// The organization's id
+        #[arg(long, value_name = "ID")]
         organization: String,
         /// The person's id
         user: String,
+        #[command(flatten)]
+        confirm: ConfirmArgs,
+        #[command(flatten)]
+        wait: WaitArgs,
     },
 }
 
@@ -86,18 +98,18 @@ impl MemberCommand {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         let mut directory = session.directory();
         match self {
-            Self::Put { organization, user, role, suspended, resumed } => {
+            Self::Put { organization, user, role, suspended, resumed, wait } => {
                 let request = proto::PutMemberRequest {
                     organization_id: organization,
                     user_id: user,
                     role: role.into(),
                     suspended: suspended.then_some(true).or(resumed.then_some(false)),
-                    max_wait: None,
+                    max_wait: wait.max_wait(),
                 };
                 let answer = directory.put_member(session.request(request)).await?.into_inner();
                 session.output.show(&answer, |out| {
                     table::pairs(out, &pairs(answer.member.as_ref()))?;
-                    render::write_revocation(out, answer.revocation.as_ref())
+                    render::write_revocation(out, answer.revocation.as_ref(), Ended::LostAccess)
                 })?;
             }
             Self::Get { organization, user } => {
@@ -117,12 +129,14 @@ impl MemberCommand {
                     })
                     .await;
             }
-            Self::Delete { organization, user } => {
-                let request = proto::DeleteMemberRequest { organization_id: organization, user_id: user, max_wait: None };
+            Self::Delete { organization, user, confirm, wait } => {
+                confirm.ask(&format!("Delete the member {user} of {organization}, and disconnect their devices there?"))?;
+                let max_wait = wait.max_wait();
+                let request = proto::DeleteMemberRequest { organization_id: organization, user_id: user, max_wait };
                 let answer = directory.delete_member(session.request(request)).await?.into_inner();
                 session.output.show(&answer, |out| {
                     writeln!(out, "Deleted.")?;
-                    render::write_revocation(out, answer.revocation.as_ref())
+                    render::write_revocation(out, answer.revocation.as_ref(), Ended::Disconnected)
                 })?;
             }
         }

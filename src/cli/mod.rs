@@ -19,6 +19,7 @@ mod output;
 mod probe;
 mod prompt;
 mod render;
+mod revocation;
 mod service;
 mod table;
 mod terminal;
@@ -70,6 +71,7 @@ enum Command {
     Service(service::Args),
     Mailbox(mailbox::Args),
     Import(import::Args),
+    Revocation(revocation::Args),
     Login(login::Args),
     Events(events::Args),
     Watch(watch::Args),
@@ -111,7 +113,7 @@ impl Command {
             Self::Service(args) => args.command.only_reads(),
             Self::Mailbox(args) => args.command.only_reads(),
             Self::Import(_) | Self::Serve(_) | Self::Agent(_) | Self::Keys(_) => false,
-            Self::Login(_) | Self::Events(_) | Self::Watch(_) | Self::Health(_) | Self::Doctor(_) => true,
+            Self::Revocation(_) | Self::Login(_) | Self::Events(_) | Self::Watch(_) | Self::Health(_) | Self::Doctor(_) => true,
             Self::Probe(_) | Self::DescriptorSet(_) | Self::Completions(_) => true,
         }
     }
@@ -139,6 +141,9 @@ impl Command {
                 ask(client, only_reads, async |session| command.run(session).await)
             }
             Self::Import(import::Args { client, options }) => ask(client, only_reads, async |session| options.run(session).await),
+            Self::Revocation(revocation::Args { client, command }) => {
+                ask(client, only_reads, async |session| command.run(session).await)
+            }
             Self::Login(login::Args { client, options }) => ask(client, only_reads, async |session| options.run(session).await),
             Self::Events(events::Args { client, options }) => ask(client, only_reads, async |session| options.run(session).await),
             Self::Watch(watch::Args { client, options }) => ask(client, only_reads, async |session| options.run(session).await),

@@ -6,7 +6,9 @@ use super::{
     client::{ClientArgs, Session},
     failure::Failure,
     list::ListArgs,
-    render, table,
+    render,
+    revocation::ConfirmArgs,
+    table,
 };
 use crate::{exit::Exit, proto};
 
@@ -47,6 +49,8 @@ pub(super) enum OrganizationCommand {
     Delete {
         /// Its id
         organization: String,
+        #[command(flatten)]
+        confirm: ConfirmArgs,
     },
 }
 
@@ -76,7 +80,8 @@ impl OrganizationCommand {
                     })
                     .await;
             }
-            Self::Delete { organization } => {
+            Self::Delete { organization, confirm } => {
+                confirm.ask(&format!("Delete the organization {organization} with its members?"))?;
                 let request = proto::DeleteOrganizationRequest { organization_id: organization };
                 let answer = directory.delete_organization(session.request(request)).await?.into_inner();
                 session.output.show(&answer, |out| writeln!(out, "Deleted."))?;

@@ -7,14 +7,14 @@ use jiff::{Timestamp, tz::TimeZone};
 use super::terminal::printable;
 use crate::proto::{self, Decision, Reason, event, revocation};
 
-/// A moment in the local time zone, to the minute; empty if there is none.
+/// A moment in UTC, to the minute; empty if there is none.
 pub(super) fn time(time: Option<&prost_types::Timestamp>) -> String {
-    local(time, "%Y-%m-%d %H:%M")
+    in_zone(time, TimeZone::UTC, "%Y-%m-%d %H:%MZ")
 }
 
 /// A moment in the local time zone, to the second, with its offset.
 pub(super) fn exact_time(time: Option<&prost_types::Timestamp>) -> String {
-    local(time, "%Y-%m-%d %H:%M:%S %:z")
+    in_zone(time, TimeZone::system(), "%Y-%m-%d %H:%M:%S %:z")
 }
 
 pub(super) fn on_off(on: bool) -> String {
@@ -36,11 +36,10 @@ pub(super) fn name_of(name: &str) -> String {
 
 /// A device as a row of a list.
 pub(super) fn device_row(device: &proto::Device) -> [String; 6] {
-    let last_use = match (&device.disconnect_time, &device.last_use) {
-        (Some(when), _) => format!("disconnected {}", time(Some(when))),
-        (None, Some(last_use)) => format!("{} {}", time(last_use.time.as_ref()), name_of(last_use.protocol().as_str_name())),
-        (None, None) => "never".to_owned(),
-    };
+    let last_use = device.last_use.as_ref().map_or_else(
+        || "never".to_owned(),
+        |last_use| format!("{} {}", time(last_use.time.as_ref()), name_of(last_use.protocol().as_str_name())),
+    );
     [
         device.display_name.clone(),
         name_of(device.kind().as_str_name()),
@@ -54,6 +53,9 @@ pub(super) fn device_row(device: &proto::Device) -> [String; 6] {
 /// What a device may not do, in short; empty if it may all.
 fn limits(device: &proto::Device) -> String {
     let mut limits = Vec::new();
+    if device.disconnect_time.is_some() {
+        return format!("disconnected {}", time(device.disconnect_time.as_ref()));
+    }
     if !device.login_enabled {
         limits.push("login off".to_owned());
     }
@@ -71,6 +73,21 @@ fn protocols(device: &proto::Device) -> String {
     device.allowed_protocols().map(|protocol| name_of(protocol.as_str_name())).collect::<Vec<_>>().join(", ")
 }
 
+/// What `device limits` shows.
+pub(super) fn limits_pairs(device: &proto::Device) -> Vec<(&'static str, String)> {
+    let expires = if device.expire_time.is_some() { exact_time(device.expire_time.as_ref()) } else { "never".to_owned() };
+    vec![
+        ("Name", device.display_name.clone()),
+        ("Protocols", or_all(protocols(device))),
+        ("Networks", or_all(device.allowed_networks.join(", "))),
+        ("Expires", expires),
+    ]
+}
+
+fn or_all(text: String) -> String {
+    if text.is_empty() { "all".to_owned() } else { text }
+}
+
 /// A device, in full.
 pub(super) fn device_pairs(device: &proto::Device) -> Vec<(&'static str, String)> {
     let last_use = device.last_use.as_ref().map_or_else(
@@ -85,15 +102,14 @@ pub(super) fn device_pairs(device: &proto::Device) -> Vec<(&'static str, String)
         2 => "changed once".to_owned(),
         generation => format!("changed {} times", generation - 1),
     };
-    let everywhere = |text: String| if text.is_empty() { "all".to_owned() } else { text };
     vec![
         ("Name", device.display_name.clone()),
         ("Address", device.address.clone()),
         ("Id", device.device_id.clone()),
         ("Kind", name_of(device.kind().as_str_name())),
         ("User", device.user_id.clone()),
-        ("Protocols", everywhere(protocols(device))),
-        ("Networks", everywhere(device.allowed_networks.join(", "))),
+        ("Protocols", or_all(protocols(device))),
+        ("Networks", or_all(device.allowed_networks.join(", "))),
         ("Login", if device.login_enabled { String::new() } else { "switched off".to_owned() }),
         ("Created", exact_time(device.create_time.as_ref())),
         ("Expires", exact_time(device.expire_time.as_ref())),
@@ -106,7 +122,8 @@ pub(super) fn device_pairs(device: &proto::Device) -> Vec<(&'static str, String)
 
 /// An entry of the audit trail, as a row.
 pub(super) fn event_row(event: &proto::Event) -> [String; 6] {
-    let device = if event.device_display_name.is_empty() { event.device_id.clone() } else { event.device_display_name.clone() };
+    let names = [&event.device_display_name, &event.device_id, &event.user_id];
+    let about = names.into_iter().find(|name| !name.is_empty()).cloned().unwrap_or_default();
     let by = match (event.actor_user_id.as_str(), event.caller.as_str()) {
         ("", caller) => caller.to_owned(),
         (actor, "") => actor.to_owned(),
@@ -127,9 +144,10 @@ pub(super) fn event_row(event: &proto::Event) -> [String; 6] {
                 format!(": {}", name_of(logins.reason().as_str_name()))
             };
             let detail = format!("{}{times}{reason}", name_of(logins.protocol().as_str_name()));
-            [when, decision.to_owned(), device, logins.frontend.clone(), logins.client_ip.clone(), detail]
+            let from = if logins.from_several_addresses { "other addresses".to_owned() } else { logins.client_ip.clone() };
+            [when, decision.to_owned(), about, logins.frontend.clone(), from, detail]
         }
-        _ => [when, name_of(event.r#type().as_str_name()), device, by, event.peer.clone(), event.detail.clone()],
+        _ => [when, name_of(event.r#type().as_str_name()), about, by, event.peer.clone(), event.detail.clone()],
     }
 }
 
@@ -160,23 +178,48 @@ pub(super) fn revocation(revocation: Option<&proto::Revocation>) -> String {
         .collect();
     let unconfirmed = if nodes.is_empty() { String::new() } else { format!(" Not yet confirmed by {}.", nodes.join(", ")) };
     format!(
-        "Committed. Effective everywhere by {} at the latest (revision {}).{unconfirmed}{closed}",
+        "Committed. Effective everywhere by {} at the latest.{unconfirmed}{closed}\n\
+         To wait for it: latchkey revocation await {}",
         exact_time(it.effective_by.as_ref()),
-        it.revision
+        printable(&it.revocation_id)
     )
 }
 
-/// Writes what a call revoked beside what it was for, if it revoked anything.
-pub(super) fn write_revocation(out: &mut dyn Write, it: Option<&proto::Revocation>) -> io::Result<()> {
-    match it.filter(|it| it.revision != 0) {
-        Some(it) => {
-            let ended = match it.ended_devices {
-                0 => String::new(),
-                1 => "1 device was disconnected. ".to_owned(),
-                n => format!("{n} devices were disconnected. "),
-            };
-            writeln!(out, "{ended}{}", revocation(Some(it)))
+/// What a call did to the devices that its revocation counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Ended {
+    Disconnected,
+    /// They are there, and denied.
+    Barred,
+    /// Either.
+    LostAccess,
+    /// Their passwords were replaced, or are denied.
+    Passwords,
+    /// It is not known what.
+    Concerned,
+}
+
+impl Ended {
+    fn words(self, count: u32) -> String {
+        let (one, many) = match self {
+            Self::Disconnected => ("1 device was disconnected.", "devices were disconnected."),
+            Self::Barred => ("1 device cannot log in.", "devices cannot log in."),
+            Self::LostAccess => ("1 device lost access.", "devices lost access."),
+            Self::Passwords => ("1 password ended.", "passwords ended."),
+            Self::Concerned => ("1 device is concerned.", "devices are concerned."),
+        };
+        match count {
+            0 => String::new(),
+            1 => format!("{one} "),
+            n => format!("{n} {many} "),
         }
+    }
+}
+
+/// Writes what a call revoked beside what it was for, if it revoked anything.
+pub(super) fn write_revocation(out: &mut dyn Write, it: Option<&proto::Revocation>, ended: Ended) -> io::Result<()> {
+    match it.filter(|it| it.revision != 0) {
+        Some(it) => writeln!(out, "{}{}", ended.words(it.ended_devices), revocation(Some(it))),
         None => Ok(()),
     }
 }
@@ -201,7 +244,7 @@ pub(super) fn reason(reason: Reason) -> &'static str {
     }
 }
 
-fn local(time: Option<&prost_types::Timestamp>, format: &str) -> String {
+fn in_zone(time: Option<&prost_types::Timestamp>, zone: TimeZone, format: &str) -> String {
     time.and_then(|time| Timestamp::new(time.seconds, time.nanos).ok())
-        .map_or_else(String::new, |time| time.to_zoned(TimeZone::system()).strftime(format).to_string())
+        .map_or_else(String::new, |time| time.to_zoned(zone).strftime(format).to_string())
 }

@@ -6,7 +6,9 @@ use super::{
     client::{ClientArgs, Session},
     failure::Failure,
     list::ListArgs,
-    render, table,
+    render::{self, Ended},
+    revocation::{ConfirmArgs, WaitArgs},
+    table,
 };
 use crate::{exit::Exit, proto};
 
@@ -46,9 +48,10 @@ pub(super) enum ServiceCommand {
         service: String,
     },
     /// The mail services of an organization, by id
-    #[command(after_help = "Example:\n  latchkey service list example")]
+    #[command(after_help = "Example:\n  latchkey service list --organization example")]
     List {
         /// The organization's id
+        #[arg(long, value_name = "ID")]
         organization: String,
         #[command(flatten)]
         list: ListArgs,
@@ -58,6 +61,8 @@ pub(super) enum ServiceCommand {
     Delete {
         /// Its id
         service: String,
+        #[command(flatten)]
+        confirm: ConfirmArgs,
     },
     /// Give a person the right to manage a mail service
     #[command(after_help = "Example:\n  latchkey service grant example-mail bob")]
@@ -74,6 +79,8 @@ pub(super) enum ServiceCommand {
         service: String,
         /// The person's id
         user: String,
+        #[command(flatten)]
+        wait: WaitArgs,
     },
     /// Who has the right to manage a mail service
     #[command(after_help = "Example:\n  latchkey service rights example-mail")]
@@ -105,7 +112,8 @@ impl ServiceCommand {
                 session.output.show(&answer, |out| table::pairs(out, &pairs(answer.mail_service.as_ref())))?;
             }
             Self::List { organization, list } => return self::list(session, organization, list).await,
-            Self::Delete { service } => {
+            Self::Delete { service, confirm } => {
+                confirm.ask(&format!("Delete the mail service {service}?"))?;
                 let request = proto::DeleteMailServiceRequest { mail_service_id: service };
                 let answer = directory.delete_mail_service(session.request(request)).await?.into_inner();
                 session.output.show(&answer, |out| writeln!(out, "Deleted."))?;
@@ -116,12 +124,12 @@ impl ServiceCommand {
                 let right = answer.right.clone().unwrap_or_default();
                 session.output.show(&answer, |out| writeln!(out, "{} may manage {}.", right.user_id, right.mail_service_id))?;
             }
-            Self::Revoke { service, user } => {
-                let request = proto::DeleteRightRequest { mail_service_id: service, user_id: user, max_wait: None };
+            Self::Revoke { service, user, wait } => {
+                let request = proto::DeleteRightRequest { mail_service_id: service, user_id: user, max_wait: wait.max_wait() };
                 let answer = directory.delete_right(session.request(request)).await?.into_inner();
                 session.output.show(&answer, |out| {
                     writeln!(out, "The right is taken.")?;
-                    render::write_revocation(out, answer.revocation.as_ref())
+                    render::write_revocation(out, answer.revocation.as_ref(), Ended::Disconnected)
                 })?;
             }
             Self::Rights { service, list } => return rights(session, service, list).await,

@@ -81,25 +81,33 @@ fn every_command_makes_the_call_that_it_is_named_for() {
         (&["organization", "put", "o", "--name", "O"], "PutOrganization", json!({"organization_id": "o", "display_name": "O"})),
         (&["organization", "get", "o"], "GetOrganization", json!({"organization_id": "o"})),
         (&["organization", "list"], "ListOrganizations", json!({"page_size": 1000})),
-        (&["organization", "delete", "o"], "DeleteOrganization", json!({"organization_id": "o"})),
+        (&["organization", "delete", "o", "--yes"], "DeleteOrganization", json!({"organization_id": "o"})),
         (
-            &["member", "put", "o", "bob", "legal-representative", "--suspended"],
+            &["member", "put", "bob", "legal-representative", "--organization", "o", "--suspended"],
             "PutMember",
             json!({"organization_id": "o", "user_id": "bob", "role": "ROLE_LEGAL_REPRESENTATIVE", "suspended": true}),
         ),
-        (&["member", "get", "o", "bob"], "GetMember", json!({"organization_id": "o", "user_id": "bob"})),
-        (&["member", "list", "o"], "ListMembers", json!({"organization_id": "o", "page_size": 1000})),
-        (&["member", "delete", "o", "bob"], "DeleteMember", json!({"organization_id": "o", "user_id": "bob"})),
+        (&["member", "get", "bob", "--organization", "o"], "GetMember", json!({"organization_id": "o", "user_id": "bob"})),
+        (&["member", "list", "--organization", "o"], "ListMembers", json!({"organization_id": "o", "page_size": 1000})),
+        (
+            &["member", "delete", "bob", "--organization", "o", "-y", "--no-wait"],
+            "DeleteMember",
+            json!({"organization_id": "o", "user_id": "bob", "max_wait": "0s"}),
+        ),
         (
             &["service", "put", "mail", "--organization", "o"],
             "PutMailService",
             json!({"mail_service_id": "mail", "organization_id": "o"}),
         ),
         (&["service", "get", "mail"], "GetMailService", json!({"mail_service_id": "mail"})),
-        (&["service", "list", "o"], "ListMailServices", json!({"organization_id": "o", "page_size": 1000})),
-        (&["service", "delete", "mail"], "DeleteMailService", json!({"mail_service_id": "mail"})),
+        (&["service", "list", "--organization", "o"], "ListMailServices", json!({"organization_id": "o", "page_size": 1000})),
+        (&["service", "delete", "mail", "--yes"], "DeleteMailService", json!({"mail_service_id": "mail"})),
         (&["service", "grant", "mail", "bob"], "PutRight", json!({"mail_service_id": "mail", "user_id": "bob"})),
-        (&["service", "revoke", "mail", "bob"], "DeleteRight", json!({"mail_service_id": "mail", "user_id": "bob"})),
+        (
+            &["service", "revoke", "mail", "bob", "--max-wait", "30s"],
+            "DeleteRight",
+            json!({"mail_service_id": "mail", "user_id": "bob", "max_wait": "30s"}),
+        ),
         (&["service", "rights", "mail"], "ListRights", json!({"mail_service_id": "mail", "page_size": 1000})),
         (
             &["mailbox", "put", a, "--service", "mail", "--generic-hash", "{SSHA}x"],
@@ -107,10 +115,34 @@ fn every_command_makes_the_call_that_it_is_named_for() {
             json!({"address": a, "mail_service_id": "mail", "generic_password_hash": "{SSHA}x"}),
         ),
         (&["mailbox", "get", a], "GetMailbox", json!({"address": a})),
-        (&["mailbox", "list", "mail"], "ListMailboxes", json!({"mail_service_id": "mail", "page_size": 1000})),
-        (&["mailbox", "suspend", a], "SuspendMailbox", json!({"address": a})),
+        (&["mailbox", "list", "--service", "mail"], "ListMailboxes", json!({"mail_service_id": "mail", "page_size": 1000})),
+        (&["mailbox", "suspend", a, "--no-wait"], "SuspendMailbox", json!({"address": a, "max_wait": "0s"})),
         (&["mailbox", "resume", a], "ResumeMailbox", json!({"address": a})),
-        (&["mailbox", "delete", a], "DeleteMailbox", json!({"address": a})),
+        (&["mailbox", "delete", a, "--yes"], "DeleteMailbox", json!({"address": a})),
+        (
+            &["revocation", "await", "0a", "--max-wait", "1min"],
+            "AwaitRevocation",
+            json!({"revocation_id": "0a", "max_wait": "60s"}),
+        ),
+        (&["device", "limits", a, ID], "GetDevice", json!({"address": a, "device_id": ID})),
+        (
+            &["device", "limits", a, ID, "--protocol", "smtp", "--any-network", "--never-expires"],
+            "UpdateDevice",
+            json!({
+                "address": a, "device_id": ID, "allowed_protocols": ["PROTOCOL_SMTP"],
+                "update_mask": "allowedProtocols,allowedNetworks,expireTime",
+            }),
+        ),
+        (
+            &["events", "--organization", "o", "--since", "2026-11-01", "--until", "2026-11-01T12:00:00Z"],
+            "ListEvents",
+            json!({
+                "organization_id": "o", "page_size": 50,
+                "start_time": "2026-11-01T00:00:00Z", "end_time": "2026-11-01T12:00:00Z",
+            }),
+        ),
+        (&["events", "--service", "mail"], "ListEvents", json!({"mail_service_id": "mail", "page_size": 50})),
+        (&["events", "--mailbox-id", ID], "ListEvents", json!({"mailbox_id": ID, "page_size": 50})),
     ];
     for (arguments, method, message) in cases {
         assert_eq!(call(&server, arguments), ((*method).to_owned(), message.clone()), "{arguments:?}");
@@ -134,9 +166,9 @@ fn a_list_shows_all_pages_as_one_table() {
     });
     let ran = server.run(&["device", "list", "a@example.com"]);
     let expected = "\
-NAME           KIND       ID                                    USER  LAST USED              LIMITS
-Alice's phone  generated  0193b5a0-0000-7000-8000-000000000001  -     2026-11-23 09:30 imap  -
-Old\u{fffd}[2J        generic    0193b5a0-0000-7000-8000-000000000002  bob   never                  login off, smtp
+NAME           KIND       ID                                    USER  LAST USED               LIMITS
+Alice's phone  generated  0193b5a0-0000-7000-8000-000000000001  -     2026-11-23 09:30Z imap  -
+Old\u{fffd}[2J        generic    0193b5a0-0000-7000-8000-000000000002  bob   never                   login off, smtp
 ";
     assert_eq!(ran.out, expected);
 
@@ -151,7 +183,7 @@ Old\u{fffd}[2J        generic    0193b5a0-0000-7000-8000-000000000002  bob   nev
 
 #[test]
 fn an_empty_list_says_so_beside_the_output() {
-    let ran = Server::start().run(&["mailbox", "list", "mail"]);
+    let ran = Server::start().run(&["mailbox", "list", "--service", "mail"]);
     assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (0, "", "No mailboxes.\n"));
 }
 
@@ -219,15 +251,50 @@ fn a_revocation_says_how_far_it_has_come() {
     server.answer(
         "DisconnectDevice",
         json!({"revocation": {
-            "revision": 7, "state": "STATE_PENDING", "effective_by": "2026-11-23T09:30:10Z", "unconfirmed": [{"process_id": "n", "display_name": "mx1"}],
+            "revocation_id": "07a1", "revision": 7, "state": "STATE_PENDING", "effective_by": "2026-11-23T09:30:10Z",
+            "unconfirmed": [{"process_id": "n", "display_name": "mx1"}],
         }}),
     );
-    let pending = "Disconnected. Committed. Effective everywhere by 2026-11-23 09:30:10 +00:00 at the latest (revision 7). \
-                   Not yet confirmed by mx1.\n";
+    let pending = "Disconnected. Committed. Effective everywhere by 2026-11-23 09:30:10 +00:00 at the latest. \
+                   Not yet confirmed by mx1.\nTo wait for it: latchkey revocation await 07a1\n";
     assert_eq!(server.run(&disconnect).out, pending);
     let json = server.run(&[&disconnect[..], &["--json"]].concat()).json();
     assert_eq!(json["revocation"]["state"], "STATE_PENDING");
     assert_eq!(json["revocation"]["revision"], "7", "64-bit numbers are strings in proto3's JSON");
+}
+
+#[test]
+fn what_a_revocation_did_is_said_in_the_words_of_its_command() {
+    let server = Server::start();
+    let revocation = json!({"revocation": {"revision": 7, "state": "STATE_EFFECTIVE", "ended_devices": 2}});
+    for (method, arguments, words) in [
+        ("SuspendMailbox", &["mailbox", "suspend", "a@x"][..], "Suspended.\n2 devices cannot log in. Effective everywhere.\n"),
+        (
+            "DeleteMailbox",
+            &["mailbox", "delete", "a@x", "--yes"],
+            "Deleted.\n2 devices were disconnected. Effective everywhere.\n",
+        ),
+        ("AwaitRevocation", &["revocation", "await", "07a1"], "2 devices are concerned. Effective everywhere.\n"),
+    ] {
+        server.answer(method, revocation.clone());
+        assert_eq!(server.run(arguments).out, words);
+    }
+}
+
+#[test]
+fn what_cannot_be_undone_is_asked_for_first() {
+    let server = Server::start();
+    for arguments in [
+        &["mailbox", "delete", "a@x"][..],
+        &["member", "delete", "bob", "--organization", "o"],
+        &["service", "delete", "mail"],
+        &["organization", "delete", "o"],
+    ] {
+        let ran = server.run(arguments);
+        assert_eq!(ran.code, 2, "nobody can be asked");
+        assert!(ran.err.contains("--yes"), "{ran:?}");
+    }
+    assert!(server.asked().is_empty());
 }
 
 #[test]
@@ -239,14 +306,18 @@ fn events_and_logins_read_as_a_history() {
             {"time": "2026-11-23T09:30:00Z", "type": "TYPE_LOGIN", "device_display_name": "Phone", "logins": {
                 "decision": "DECISION_DENY", "reason": "REASON_DEVICE_DISCONNECTED", "protocol": "PROTOCOL_IMAP", "client_ip": "192.0.2.7", "frontend": "mx1",
                 "count": 12}},
+            {"time": "2026-11-23T09:10:00Z", "type": "TYPE_LOGIN", "logins": {
+                "decision": "DECISION_DENY", "reason": "REASON_WRONG_PASSWORD", "protocol": "PROTOCOL_IMAP", "client_ip": "192.0.2.9", "frontend": "mx1",
+                "count": 40, "from_several_addresses": true}},
             {"time": "2026-11-23T09:00:00Z", "type": "TYPE_DEVICE_DISCONNECTED", "device_display_name": "Phone", "actor_user_id": "bob", "caller": "manager",
              "peer": "10.0.0.1", "revision": 7},
         ]}),
     );
     let expected = "\
-TIME              EVENT                DEVICE  BY             FROM       DETAIL
-2026-11-23 09:30  login denied         Phone   mx1            192.0.2.7  imap, 12 times: device disconnected
-2026-11-23 09:00  device disconnected  Phone   bob (manager)  10.0.0.1   -
+TIME               EVENT                ABOUT  BY             FROM             DETAIL
+2026-11-23 09:30Z  login denied         Phone  mx1            192.0.2.7        imap, 12 times: device disconnected
+2026-11-23 09:10Z  login denied         -      mx1            other addresses  imap, 40 times: wrong password
+2026-11-23 09:00Z  device disconnected  Phone  bob (manager)  10.0.0.1         -
 ";
     assert_eq!(server.run(&["events", "a@example.com"]).out, expected);
 }

@@ -81,7 +81,7 @@ pub(super) fn write_password(out: &mut dyn Write, password: &str) -> io::Result<
     writeln!(out, "This password is shown this once and kept nowhere: type it into the mail program now.")
 }
 
-fn moment(text: &str) -> Result<prost_types::Timestamp, String> {
+pub(super) fn moment(text: &str) -> Result<prost_types::Timestamp, String> {
     let now = Timestamp::from_microsecond(SystemClock.wall().0).map_err(|error| error.to_string())?;
     let moment = moment_after(text, now, TimeZone::system())
         .ok_or("must be a day like 2027-01-01, a moment like 2027-01-01T12:00:00Z, or a span like 90d")?;

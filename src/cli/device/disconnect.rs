@@ -2,16 +2,14 @@
 
 use std::io::{self, Write};
 
-use super::{
-    args::{Scope, WaitArgs},
-    find,
-};
+use super::{args::Scope, find};
 use crate::{
     cli::{
         client::{Session, request_id},
         failure::Failure,
         list::Page,
         prompt, render,
+        revocation::WaitArgs,
         table::Table,
     },
     exit::Exit,

@@ -4,8 +4,9 @@ mod add;
 mod args;
 mod disconnect;
 mod find;
+mod limits;
 
-use self::args::{Scope, WaitArgs};
+use self::args::Scope;
 pub(super) use self::{add::protocol, find::device_id};
 
 use clap::{
@@ -19,7 +20,9 @@ use super::{
     failure::Failure,
     list::ListArgs,
     prompt::{self, ChosenPassword},
-    render, table,
+    render::{self, Ended},
+    revocation::WaitArgs,
+    table,
 };
 use crate::{exit::Exit, proto};
 
@@ -77,6 +80,13 @@ Examples:
         /// 1 to 64 characters
         new_name: String,
     },
+    /// Show where, from where and until when a device may log in, or change what is named
+    #[command(after_help = "\
+Examples:
+  latchkey device limits alice@example.com Scanner
+  latchkey device limits alice@example.com Scanner --protocol smtp --network 192.0.2.0/24
+  latchkey device limits alice@example.com Scanner --any-protocol --never-expires")]
+    Limits(limits::Limits),
     /// Give a device a new password; the old one ends at once
     #[command(after_help = "Example:\n  latchkey device change-password alice@example.com \"Alice's phone\"")]
     ChangePassword {
@@ -146,7 +156,11 @@ Examples:
 
 impl DeviceCommand {
     pub(in crate::cli) fn only_reads(&self) -> bool {
-        matches!(self, Self::List { .. } | Self::Show { .. } | Self::Permissions { .. })
+        match self {
+            Self::List { .. } | Self::Show { .. } | Self::Permissions { .. } => true,
+            Self::Limits(limits) => limits.only_reads(),
+            _ => false,
+        }
     }
 
     pub(in crate::cli) async fn run(self, session: &Session) -> Result<Exit, Failure> {
@@ -155,6 +169,7 @@ impl DeviceCommand {
             Self::Show { address, device } => show(session, address, &device).await?,
             Self::Add(add) => add.run(session).await?,
             Self::Rename { address, device, new_name } => rename(session, address, &device, new_name).await?,
+            Self::Limits(limits) => limits.run(session).await?,
             Self::ChangePassword { address, device, password, wait } => {
                 change_password(session, address, &device, password, &wait).await?;
             }
@@ -241,7 +256,8 @@ async fn generic(
         if enabled {
             writeln!(out, "Generic passwords may log in there.")
         } else {
-            writeln!(out, "Generic passwords may not log in there. {}", render::revocation(answer.revocation.as_ref()))
+            writeln!(out, "Generic passwords may not log in there.")?;
+            render::write_revocation(out, answer.revocation.as_ref(), Ended::Barred)
         }
     })
 }
