@@ -95,7 +95,7 @@ fn only_a_command_that_changes_something_warns_that_it_may_have_been_done() {
         for method in ["GetMailbox", "ListMailboxes", "ListDevices", "SuspendMailbox"] {
             server.refuse(method, Status::new(code, "no"));
         }
-        for read in [&GET[..], &["mailbox", "list", "mail"], &["device", "list", "a@example.com"]] {
+        for read in [&GET[..], &["mailbox", "list", "--service", "mail"], &["device", "list", "a@example.com"]] {
             let ran = server.run(read);
             assert!(ran.code == 3 && !ran.err.contains("change"), "{code:?}: {ran:?}");
         }

@@ -52,14 +52,12 @@ impl Limits {
     }
 
     fn mask(&self) -> Vec<String> {
-        [
+        let changes = [
             (!self.protocols.is_empty() || self.any_protocol, "allowed_protocols"),
             (!self.networks.is_empty() || self.any_network, "allowed_networks"),
             (self.expires.is_some() || self.never_expires, "expire_time"),
-        ]
-        .into_iter()
-        .filter_map(|(changes, field)| changes.then(|| field.to_owned()))
-        .collect()
+        ];
+        changes.into_iter().filter(|(is_named, _)| *is_named).map(|(_, field)| field.to_owned()).collect()
     }
 
     pub(super) async fn run(self, session: &Session) -> Result<(), Failure> {
