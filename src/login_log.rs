@@ -13,7 +13,7 @@ use std::{
 };
 
 use hashbrown::{HashMap, hash_map::EntryRef};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::store::Store;
 use latchkey_core::model::{
@@ -21,7 +21,7 @@ use latchkey_core::model::{
     event::{LoginCount, LoginKey},
     id::MailboxId,
     protocol::Protocol,
-    verdict::Verdict,
+    verdict::{Reason, Verdict},
 };
 
 const SHARDS: usize = 32;
@@ -35,6 +35,8 @@ const MAX_GUESSED_AT: usize = 1 << 16;
 /// Written in one transaction.
 const BATCH: usize = 2_000;
 pub const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
+/// How often denials are said in the log: once a minute.
+const FLUSHES_PER_LINE: u64 = 60;
 
 type Pending = HashMap<LoginKey, Counted>;
 
@@ -42,6 +44,8 @@ type Pending = HashMap<LoginKey, Counted>;
 pub struct LoginLog {
     shards: Box<[Mutex<Shard>]>,
     dropped: AtomicU64,
+    /// By reason: since they were last said in the log.
+    denials: [AtomicU64; Reason::ALL.len()],
 }
 
 #[derive(Default)]
@@ -103,7 +107,7 @@ struct Counted {
 impl LoginLog {
     #[expect(clippy::new_without_default, reason = "one a process; it is not a plain value")]
     pub fn new() -> Self {
-        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), dropped: AtomicU64::new(0) }
+        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), dropped: AtomicU64::new(0), denials: Default::default() }
     }
 
     /// Counts a login. On every login's way: a short lock, and no allocation once its like was counted in this second.
@@ -143,6 +147,25 @@ impl LoginLog {
         }
     }
 
+    /// Counts a denial for the log's line.
+    pub fn count_denial(&self, reason: Reason) {
+        if let Some(at) = Reason::ALL.iter().position(|known| *known == reason) {
+            self.denials[at].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Says how many logins were denied since the last time, and why.
+    fn say_denials(&self) {
+        let counts =
+            Reason::ALL.iter().zip(&self.denials).map(|(reason, count)| (reason.label(), count.swap(0, Ordering::Relaxed)));
+        let counts: Vec<_> = counts.filter(|(_, count)| *count > 0).collect();
+        if !counts.is_empty() {
+            let denied: u64 = counts.iter().map(|(_, count)| count).sum();
+            let reasons: Vec<_> = counts.iter().map(|(reason, count)| format!("{reason}: {count}")).collect();
+            info!(denied, reasons = reasons.join(", "), "logins were denied");
+        }
+    }
+
     /// Logins that went uncounted, since the start.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
@@ -164,9 +187,12 @@ impl LoginLog {
 
     /// Writes for ever, once a second.
     pub async fn run(self: Arc<Self>, store: Arc<dyn Store>) {
-        loop {
+        for flushes in 1_u64.. {
             tokio::time::sleep(FLUSH_INTERVAL).await;
             self.flush(&*store).await;
+            if flushes % FLUSHES_PER_LINE == 0 {
+                self.say_denials();
+            }
         }
     }
 }

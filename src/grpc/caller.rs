@@ -6,7 +6,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tonic::{Extensions, Request, Status, metadata::MetadataMap, service::Interceptor};
 
-use super::{connection, status};
+use super::{connection, refusals, status};
 use crate::manage::devices::MayAwait;
 use latchkey_core::model::{
     Invalid,
@@ -137,7 +137,9 @@ impl CallerPolicy {
 
 impl Interceptor for CallerPolicy {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        let identity = self.identify(request.metadata(), request.extensions())?;
+        let identity = self.identify(request.metadata(), request.extensions()).inspect_err(|_| {
+            refusals::note("CALLER_UNKNOWN", None, connection::peer(request.extensions()));
+        })?;
         request.extensions_mut().insert(identity);
         Ok(request)
     }
@@ -153,7 +155,7 @@ impl fmt::Debug for CallerPolicy {
 pub(super) fn frontend<T>(request: &Request<T>) -> Result<(), Status> {
     let identity = identity(request)?;
     if !identity.roles.contains(Roles::FRONTEND) && !identity.roles.contains(Roles::OPERATOR) {
-        return Err(status::role_missing("frontend or operator"));
+        return Err(role_missing(request, identity, "frontend or operator"));
     }
     if request.metadata().contains_key(ACTOR) && !may_act(identity) {
         return Err(status::actor_not_allowed());
@@ -175,7 +177,7 @@ pub(super) fn manager<T>(request: &Request<T>) -> Result<Requester, Status> {
 fn with_role<T>(request: &Request<T>, role: Roles, needed: &str) -> Result<Requester, Status> {
     let identity = identity(request)?;
     if !identity.roles.contains(role) && !identity.roles.contains(Roles::OPERATOR) {
-        return Err(status::role_missing(needed));
+        return Err(role_missing(request, identity, needed));
     }
     let actor = match request.metadata().get(ACTOR) {
         None => None,
@@ -210,6 +212,11 @@ pub(super) fn awaiting<T>(request: &Request<T>) -> Result<(Requester, MayAwait),
     let who = provisioner(request)?;
     let is_manager = roles.contains(Roles::MANAGER) && who.actor.is_some();
     Ok((who, MayAwait { device_credentials: is_operator || is_manager, directory: true }))
+}
+
+fn role_missing<T>(request: &Request<T>, identity: &Identity, needed: &str) -> Status {
+    refusals::note("ROLE_MISSING", Some(&identity.name), connection::peer(request.extensions()));
+    status::role_missing(needed)
 }
 
 fn may_act(identity: &Identity) -> bool {

@@ -6,7 +6,8 @@ use crate::{
     login::{Cacheable, CachedLogins},
     manage::{
         devices::{DeviceUpdate, EventsOf, can_change_password},
-        mutation::{RequestKey, Revocation},
+        mutation::RequestKey,
+        revocation::Revocation,
     },
     proto,
     replication::confirmation::{Confirmation, Wait},

@@ -9,6 +9,7 @@ pub mod device_credentials;
 pub mod directory;
 mod page;
 mod redacted;
+mod refusals;
 pub mod server;
 mod status;
 mod streaming;

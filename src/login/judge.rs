@@ -120,6 +120,7 @@ impl Login {
             self.note(mailbox, attempt, &judged.verdict, self.clock.wall());
         }
         if !judged.is_allowed() {
+            self.login_log.count_denial(judged.verdict.reason);
             self.wait_for_denial(arrived).await;
         }
         Ok(judged)

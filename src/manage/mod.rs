@@ -1,11 +1,14 @@
 //! Floor 3: what the use cases of devices and of the directory share: who may, why not, and how a change ends.
 
 pub mod authorize;
+pub mod changes_logged;
 pub mod devices;
 pub mod directory;
 pub mod mutation;
+pub mod revocation;
 pub mod transact;
 
+use self::revocation::Revocation;
 use crate::{
     hashing::HashingError,
     replication::confirmation::ChangeLost,
@@ -25,7 +28,7 @@ pub enum Refusal {
     NotFound(Thing),
     /// An earlier delete may have removed it. With how far that has come.
     #[error("there is no such {0}")]
-    AlreadyGone(Thing, Box<mutation::Revocation>),
+    AlreadyGone(Thing, Box<Revocation>),
     #[error("the call that made it needs another role")]
     RoleMissing(Api),
     #[error("a generic password can't be changed; disconnect it, and add a device instead")]

@@ -6,6 +6,8 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Refusal,
+    changes_logged::Line,
+    revocation::Revocation,
     transact::{self, Finish},
 };
 use crate::random::NewId as _;
@@ -27,14 +29,6 @@ use latchkey_core::model::{
     id::{DeviceId, EventId, MailServiceId, MailboxId, OrganizationId, RequestId, UserId},
     verdict::Reason,
 };
-
-/// What a call that revokes answers.
-#[derive(Clone, Debug)]
-pub struct Revocation {
-    pub id: RevocationId,
-    pub ended_devices: u32,
-    pub confirmation: Confirmation,
-}
 
 /// A change in the making.
 #[derive(Debug)]
@@ -132,7 +126,26 @@ impl<'a> Change<'a> {
 
     /// Writes the events alone: of a change that no cached answer depends on.
     pub async fn write_events(self, tx: &mut Transaction) -> Result<(), Refusal> {
-        Ok(tx.add_events(&self.events).await?)
+        tx.add_events(&self.events).await?;
+        if let Some(line) = self.line() {
+            line.after(tx, self.who);
+        }
+        Ok(())
+    }
+
+    /// The log's line, if anything has happened. Of several events, what they are about in common.
+    fn line(&self) -> Option<Line> {
+        let first = self.events.first()?;
+        let is_alone = self.events.len() == 1;
+        Some(Line {
+            kind: format!("{:?}", first.kind),
+            organization_id: first.organization_id.clone(),
+            mail_service_id: first.mail_service_id.clone(),
+            mailbox_id: first.mailbox_id.filter(|id| self.events.iter().all(|event| event.mailbox_id == Some(*id))),
+            device_id: first.device_id.filter(|_| is_alone),
+            user_id: first.user.clone(),
+            ..Line::default()
+        })
     }
 
     /// Writes it all, under the request's id if it has one. The last statements before the commit.
@@ -144,10 +157,18 @@ impl<'a> Change<'a> {
         request: Option<&RequestKey>,
         device_id: Option<DeviceId>,
     ) -> Result<Made, Refusal> {
+        let line = self.line().map(|line| Line {
+            organization_id: line.organization_id.or_else(|| made_by.organization_id.clone()),
+            mail_service_id: line.mail_service_id.or_else(|| made_by.mail_service_id.clone()),
+            ..line
+        });
         let Self { who, time, events, ended, barred } = self;
         let ended_devices = u32::try_from(ended.len() + barred).unwrap_or(u32::MAX);
         let (nonce, revocation) = (random::nonce(), Some(NewRevocation { made_by, ended_devices }));
         let revision = tx.append_change(&NewChange { nonce, time, scope, ended, events, revocation }).await?;
+        if let Some(line) = line {
+            Line { revision: Some(revision), ended_devices: Some(ended_devices), ..line }.after(tx, who);
+        }
         if let Some(request) = request {
             let done = Request { fingerprint: request.fingerprint, device_id, revision, count: ended_devices, time };
             tx.insert_request(&who.caller, &request.id, &done).await?;

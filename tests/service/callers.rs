@@ -44,6 +44,9 @@ async fn a_frontend_cannot_manage_and_a_manager_cannot_authenticate() {
         let status = logins.authenticate(as_caller(token, None, login())).await.expect_err("nobody we know");
         assert_eq!(refused(status), (Code::Unauthenticated, "CALLER_UNKNOWN".to_owned()));
     }
+    while !server.log().contains("CALLER_UNKNOWN") {
+        tokio::task::yield_now().await;
+    }
     for token in ["imap", "root"] {
         logins.authenticate(as_caller(Some(token), None, login())).await.expect("a denial is an answer");
     }

@@ -14,6 +14,7 @@ on_each_store!(
     a_page_token_is_of_one_list_and_its_times,
     logins_carry_the_devices_name,
     wrong_guesses_are_counted_by_address_and_within_bounds,
+    the_log_names_each_change_by_ids_alone,
 );
 
 fn list(scope: Scope) -> proto::ListEventsRequest {
@@ -175,4 +176,24 @@ async fn wrong_guesses_are_counted_by_address_and_within_bounds(store: StoreKind
     apart.dedup();
     assert_eq!(apart.len(), 16, "{apart:?}");
     assert_eq!(others.iter().map(|it| it.count).sum::<u64>(), 26);
+}
+
+async fn the_log_names_each_change_by_ids_alone(store: StoreKind) {
+    let mut world = World::new(store).await;
+    let (phone, password) = world.add("Phone of somebody").await;
+    let revocation = world.disconnect(&phone).await;
+    delete_mailbox(&world).await;
+    // It is written by another thread than ours.
+    while !world.server.log().contains("MailboxDeleted") {
+        tokio::task::yield_now().await;
+    }
+    let log = world.server.log();
+    let line = log.lines().find(|line| line.contains("DeviceDisconnected")).expect("it is in the log");
+    for id in [&phone.device_id, &format!("{}", revocation.revision), SERVICE, ORGANIZATION] {
+        assert!(line.contains(id), "{id}: {line}");
+    }
+    for kind in ["OrganizationPut", "MailServicePut", "MailboxCreated", "DeviceCreated"] {
+        assert!(log.contains(kind), "{kind}: {log}");
+    }
+    assert!(![ADDRESS, &password, "Phone of somebody"].iter().any(|private| log.contains(private)), "{log}");
 }

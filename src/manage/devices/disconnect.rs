@@ -7,7 +7,8 @@ use crate::{
     manage::{
         Refusal,
         authorize::{self, Lock},
-        mutation::{Change, Done, RequestKey, Revocation, confirmed},
+        mutation::{Change, Done, RequestKey, confirmed},
+        revocation::Revocation,
         transact::{self, Finish},
     },
     replication::confirmation::Wait,

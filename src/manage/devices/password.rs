@@ -7,7 +7,8 @@ use crate::{
     manage::{
         Refusal,
         authorize::{self, Lock},
-        mutation::{Change, Made, RequestKey, Revocation, confirmed_change},
+        mutation::{Change, Made, RequestKey, confirmed_change},
+        revocation::Revocation,
         transact::{self, Finish},
     },
     passwords::{chosen, generated},

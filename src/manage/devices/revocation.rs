@@ -4,7 +4,8 @@ use super::Devices;
 use crate::{
     manage::{
         Refusal, authorize,
-        mutation::{Made, Revocation, confirmed_change},
+        mutation::{Made, confirmed_change},
+        revocation::Revocation,
         transact,
     },
     replication::confirmation::{ChangeLost, Wait},

@@ -5,7 +5,8 @@ use crate::{
     manage::{
         Refusal,
         authorize::{self, Lock},
-        mutation::{Change, Done, RequestKey, Revocation, confirmed, effective_at_once},
+        mutation::{Change, Done, RequestKey, confirmed, effective_at_once},
+        revocation::Revocation,
         transact::{self, Finish},
     },
     replication::confirmation::Wait,

@@ -2,6 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use tracing::info;
+
 use super::Directory;
 use crate::random::NewId as _;
 use crate::{
@@ -89,6 +91,8 @@ impl Directory {
         imported.created = made.iter().filter(|made| **made).count();
         imported.existing += made.len() - imported.created;
         self.feed.hint();
+        let Imported { created, existing, ref refused, .. } = imported;
+        info!(kind = "MailboxesImported", caller = who.caller, created, existing, refused = refused.len(), "changed");
         Ok(imported)
     }
 

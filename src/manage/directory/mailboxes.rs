@@ -6,7 +6,8 @@ use crate::{
     manage::{
         Refusal, Thing,
         authorize::{self, Lock},
-        mutation::{Change, Done, Made, Revocation, confirmed_change, effective_at_once},
+        mutation::{Change, Done, Made, confirmed_change, effective_at_once},
+        revocation::Revocation,
         transact::{self, Finish},
     },
     replication::confirmation::Wait,

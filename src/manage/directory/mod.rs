@@ -13,7 +13,9 @@ use crate::{
     manage::{
         Refusal, Thing,
         authorize::{self, missing},
-        mutation::{Done, Revocation, confirmed},
+        changes_logged::Line,
+        mutation::{Done, confirmed},
+        revocation::Revocation,
         transact::{self, Finish},
     },
     replication::{Feed, confirmation::Wait},
@@ -59,6 +61,7 @@ impl Directory {
             };
             tx.put_organization(&organization).await?;
             let stored = tx.organization(id).await?.ok_or(Refusal::NotFound(Thing::Organization))?;
+            Line { organization_id: Some(id.clone()), ..Line::of("OrganizationPut") }.after(&mut tx, who);
             Ok(Finish::Commit(stored, tx))
         })
         .await
@@ -90,6 +93,7 @@ impl Directory {
             if !tx.delete_organization(id).await? {
                 return Err(Refusal::NotFound(Thing::Organization));
             }
+            Line { organization_id: Some(id.clone()), ..Line::of("OrganizationDeleted") }.after(&mut tx, who);
             Ok(Finish::Commit((), tx))
         })
         .await
@@ -116,6 +120,8 @@ impl Directory {
                 },
             };
             tx.put_mail_service(&service).await?;
+            let (organization_id, mail_service_id) = (Some(organization.clone()), Some(id.clone()));
+            Line { organization_id, mail_service_id, ..Line::of("MailServicePut") }.after(&mut tx, who);
             Ok(Finish::Commit(service, tx))
         })
         .await
@@ -151,6 +157,9 @@ impl Directory {
                 return Err(Refusal::NotEmpty("mailboxes"));
             }
             tx.delete_mail_service(id).await?;
+            let organization_id = Some(service.organization_id);
+            let line = Line { organization_id, mail_service_id: Some(id.clone()), ..Line::of("MailServiceDeleted") };
+            line.after(&mut tx, who);
             Ok(Finish::Commit((), tx))
         })
         .await

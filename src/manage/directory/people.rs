@@ -5,7 +5,8 @@ use crate::{
     manage::{
         Refusal, Thing,
         authorize::{self, missing},
-        mutation::{Change, Done, Revocation, confirmed_change, effective_at_once},
+        mutation::{Change, Done, confirmed_change, effective_at_once},
+        revocation::Revocation,
         transact::{self, Finish},
     },
     replication::confirmation::Wait,
