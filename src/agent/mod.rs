@@ -170,7 +170,7 @@ pub async fn run(
         warn!(connections = host.connections.len(), "some answers took longer than the drain's time and are cut off");
     }
     // Last, so that no answer from the cache is given after nobody waits for this host any more.
-    upstream.stop();
+    upstream.stop().await;
     info!("stopped");
     telemetry.shutdown().await;
     Ok(())

@@ -49,9 +49,12 @@ impl Upstream {
             let replica = *self.followed.borrow();
             let began = self.clock.boot();
             let ended = self.follow(replica).await;
-            self.connected.send_replace(false);
             *self.stream() = None;
             self.host.disconnected();
+            self.connected.send_replace(false);
+            if self.stopping.is_cancelled() {
+                return std::future::pending().await;
+            }
             match ended {
                 Ended::HangUp(HangUp::Draining) => info!(replica, "the replica stops; the next one is followed"),
                 Ended::Closed => debug!(replica, "the replica has ended the stream"),
@@ -118,13 +121,14 @@ impl Upstream {
                     pause = next;
                     todo
                 }
+                () = self.stopping.cancelled() => self.host.stop(),
                 () = self.has_reports.notified() => Todo { requests: self.host.take_reports(), ..Todo::default() },
             };
             if let Some(why) = self.carry_out(todo) {
                 break why;
             }
         };
-        if why == HangUp::Draining {
+        if matches!(why, HangUp::Draining | HangUp::Stopping) {
             // The stream is read to its end, so that the surrender arrives.
             *self.stream() = None;
             drop(to_send);

@@ -15,6 +15,7 @@ use std::{
 };
 
 use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
 use tonic::{
     Code, Status,
     service::{Interceptor, interceptor::InterceptedService},
@@ -29,7 +30,7 @@ use latchkey_core::{
     mail_host::{self, Close, MailHost},
     model::{
         change::Revision,
-        clock::SharedClock,
+        clock::{BootTime, SharedClock},
         verdict::{Attempt, Reason},
     },
 };
@@ -38,6 +39,9 @@ use latchkey_core::{
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long all of them together may take. Postfix waits for 10 s.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// For telling the replica that this process stops.
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How this side of `Watch` is set up.
 pub struct Settings {
@@ -97,6 +101,7 @@ pub struct Upstream {
     /// To the stream that is followed, if there is one.
     stream: Mutex<Option<ToSend>>,
     has_reports: Arc<Notify>,
+    stopping: CancellationToken,
 }
 
 impl Upstream {
@@ -121,12 +126,18 @@ impl Upstream {
             connected: watch::Sender::new(false),
             stream: Mutex::default(),
             has_reports,
+            stopping: CancellationToken::new(),
         }
     }
 
     /// Whether answers come from the cache just now.
     pub fn has_lease(&self) -> bool {
         self.host.has_lease()
+    }
+
+    /// When the last lease that was granted had been asked for, by this process's clock.
+    pub fn granted_from(&self) -> Option<BootTime> {
+        self.host.granted_from()
     }
 
     /// Whether a replica is followed.
@@ -193,10 +204,13 @@ impl Upstream {
         self.host.sessions()
     }
 
-    /// Stops using the cache, so that no revocation waits for this process. It is to be called last.
-    pub fn stop(&self) {
-        let todo = self.host.stop();
-        self.carry_out(todo);
+    /// Stops using the cache and tells the replica so, that no revocation waits for this process. It is to be
+    /// called last; it takes at most one second.
+    pub async fn stop(&self) {
+        self.stopping.cancel();
+        let mut connected = self.connected();
+        // A replica that does not hear of it waits for the lease.
+        let _ = tokio::time::timeout(STOP_TIMEOUT, connected.wait_for(|connected| !connected)).await;
     }
 
     async fn ask(&self, attempt: &Attempt) -> Result<Answer, NoAnswer> {

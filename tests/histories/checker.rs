@@ -89,6 +89,7 @@ pub fn count(history: &History) -> Counts {
                 });
                 counts.allowed_in_outages += usize::from(is_cut_off);
             }
+            (Answer::Allow { .. }, By::Host(_)) => counts.allowed += 1,
             (Answer::Deny(_), _) => counts.denied += 1,
             (Answer::None(_), _) => counts.unanswered += 1,
         }
@@ -303,7 +304,7 @@ impl Checker<'_> {
 
     fn fast_way(&mut self) {
         let Counts { allowed_from_watchers_caches, allowed_in_outages, .. } = count(self.history);
-        if allowed_from_watchers_caches + allowed_in_outages == 0 {
+        if allowed_from_watchers_caches == 0 || allowed_in_outages == 0 {
             let told = format!(
                 "{allowed_from_watchers_caches} logins were allowed from watchers' caches, {allowed_in_outages} by replicas cut off from the database"
             );

@@ -48,6 +48,8 @@ pub enum By {
     Replica(usize),
     /// A watcher, from its cache.
     Cache(usize),
+    /// A mail host, by one of the replicas.
+    Host(usize),
 }
 
 #[derive(Clone, Debug)]

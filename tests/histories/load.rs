@@ -18,7 +18,8 @@ use tonic_types::StatusExt;
 use crate::{
     dice::Dice,
     history::{Answer, By, Failure, How, Issued, Login, Outcome, Password, Revocation, now},
-    watcher::{Judged, LOGIN_TIMEOUT, Watcher, words},
+    mail_host::Client,
+    watcher::{Judged, LOGIN_TIMEOUT, words},
     world::World,
 };
 
@@ -51,7 +52,7 @@ struct Passwords {
 
 pub struct Load {
     world: Arc<World>,
-    watchers: Vec<Arc<Watcher>>,
+    watchers: Vec<Client>,
     passwords: Mutex<Passwords>,
     pub under_way: TaskTracker,
 }
@@ -65,7 +66,7 @@ struct Attempt {
 
 impl Load {
     /// With the devices that there are at the start.
-    pub async fn new(world: Arc<World>, watchers: Vec<Arc<Watcher>>, dice: &mut Dice) -> Arc<Self> {
+    pub async fn new(world: Arc<World>, watchers: Vec<Client>, dice: &mut Dice) -> Arc<Self> {
         let load = Self { world, watchers, passwords: Mutex::default(), under_way: TaskTracker::new() };
         for _ in 0..LIVING {
             load.create(dice).await;
@@ -187,7 +188,7 @@ impl Load {
         if let Some(session) = session {
             // Few stay for long.
             let stays = if dice.percent(10) { dice.millis(2_000, 30_000) } else { dice.millis(10, 1_500) };
-            let watcher = Arc::clone(&self.watchers[watcher]);
+            let watcher = self.watchers[watcher].clone();
             tokio::spawn(async move {
                 tokio::time::sleep(stays).await;
                 watcher.hang_up(session);

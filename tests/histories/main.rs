@@ -9,6 +9,7 @@ mod database;
 mod dice;
 mod history;
 mod load;
+mod mail_host;
 mod nemesis;
 #[path = "../service/server.rs"]
 #[expect(dead_code, reason = "the service's tests use more of it")]
@@ -26,6 +27,7 @@ use self::{
     dice::Dice,
     history::{History, at, now, seconds},
     load::Load,
+    mail_host::{Client, MailHost},
     watcher::Watcher,
     world::{REPLICAS, World},
 };
@@ -47,12 +49,20 @@ async fn no_password_is_good_anywhere_once_its_revocation_is_effective_whatever_
     let (seed, length) = (setting("LATCHKEY_HISTORIES_SEED", SEED), setting("LATCHKEY_HISTORIES_SECONDS", SECONDS));
     println!("LATCHKEY_HISTORIES_SEED={seed} LATCHKEY_HISTORIES_SECONDS={length}");
     let world = Arc::new(World::new().await);
-    let watchers: Vec<_> = (0..WATCHERS).map(|number| Watcher::new(number, Arc::clone(&world), number % 2 == 0)).collect();
-    let load = Load::new(Arc::clone(&world), watchers.clone(), &mut Dice::new(seed, 0)).await;
+    // Half of them are the library's own mail hosts, the others were written from the proto's comments alone.
+    let clients = (0..WATCHERS).map(|number| match number / 2 {
+        0 => Client::Watcher(Watcher::new(number, Arc::clone(&world), number % 2 == 0)),
+        _ => Client::Host(MailHost::new(number, Arc::clone(&world))),
+    });
+    let clients: Vec<_> = clients.collect();
+    let load = Load::new(Arc::clone(&world), clients.clone(), &mut Dice::new(seed, 0)).await;
     let mut lanes = 1..;
     let mut dice = || Dice::new(seed, lanes.next().expect("endless"));
-    for watcher in watchers {
-        tokio::spawn(watcher.run(dice()));
+    for client in clients {
+        match client {
+            Client::Watcher(watcher) => drop(tokio::spawn(watcher.run(dice()))),
+            Client::Host(host) => drop(tokio::spawn(host.run())),
+        }
     }
     let from = now();
     let ends = from + Duration::from_secs(length);

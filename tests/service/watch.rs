@@ -40,6 +40,7 @@ on_each_store!(
     a_drain_lets_watchers_go_first,
     a_watcher_that_is_cut_off_for_too_long_closes_its_sessions_if_it_is_told_to,
     limits_are_judged_on_the_mail_host_too,
+    a_mail_host_that_has_stopped_is_waited_for_by_nobody,
 );
 
 /// A watcher, and the sessions that it was told to close.
@@ -361,6 +362,17 @@ async fn limits_are_judged_on_the_mail_host_too(store: StoreKind) {
     let answer = host.upstream.authenticate(&typed(&password, Protocol::Smtp)).await.expect("an answer");
     assert_eq!(answer.reason, verdict::Reason::ProtocolNotAllowed);
     host.warm(&password).await;
+}
+
+async fn a_mail_host_that_has_stopped_is_waited_for_by_nobody(store: StoreKind) {
+    let mut world = World::with(store, &["--lease", "60s"]).await;
+    let (phone, password) = world.add("Phone").await;
+    let host = Host::start(&[&world.server]).await;
+    host.warm(&password).await;
+    host.upstream.stop().await;
+    assert!(!host.upstream.has_lease());
+    let revoked = tokio::time::timeout(Duration::from_secs(20), world.disconnect(&phone)).await;
+    assert_eq!(revoked.expect("nobody is waited for").state(), State::Effective);
 }
 
 /// Several replicas over one database: a revocation on one holds on all, and at their watchers.

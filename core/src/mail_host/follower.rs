@@ -62,6 +62,8 @@ pub enum Step<C> {
 pub enum HangUp {
     #[error("the replica stops")]
     Draining,
+    #[error("this host stops")]
+    Stopping,
     #[error("a message was lost on the way")]
     MessageLost,
     #[error("the replica sent a message that this version does not know")]

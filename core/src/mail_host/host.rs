@@ -51,6 +51,8 @@ pub struct MailHost {
     pub(super) lease: Lease,
     /// The revision of the follower's position, for logins.
     applied: AtomicU64,
+    /// When the last lease that was granted had been asked for; 0 if none was.
+    granted_from: AtomicU64,
     following: Mutex<Following>,
     /// Of the stream that is followed.
     pub(super) stream_key: Mutex<Option<StreamKey>>,
@@ -87,6 +89,7 @@ impl MailHost {
             memos: Memos::with_capacity(settings.cache_mailboxes, &settings.memo_key),
             lease: Lease::default(),
             applied: AtomicU64::new(0),
+            granted_from: AtomicU64::new(0),
             following: Mutex::default(),
             stream_key: Mutex::new(None),
             sessions: Mutex::default(),
@@ -99,6 +102,12 @@ impl MailHost {
     /// Whether answers come from the cache just now.
     pub fn has_lease(&self) -> bool {
         self.lease.holds(self.clock.boot(), self.clock.wall())
+    }
+
+    /// When the last lease that was granted had been asked for: everything that was acknowledged before is
+    /// known here.
+    pub fn granted_from(&self) -> Option<BootTime> {
+        Some(BootTime(self.granted_from.load(Ordering::Acquire))).filter(|from| from.0 > 0)
     }
 
     /// The last change that was applied.
@@ -224,7 +233,7 @@ impl MailHost {
     /// Uses the cache no more: for a host that stops.
     pub fn stop(&self) -> Todo {
         self.lease.end();
-        Todo { requests: vec![Request::Surrender], ..Todo::default() }
+        Todo { requests: vec![Request::Surrender], close: vec![], hang_up: Some(HangUp::Stopping) }
     }
 
     fn carry_out(&self, step: Step<Arc<Change>>, todo: &mut Todo) {
@@ -237,7 +246,10 @@ impl MailHost {
             }
             Step::BeginSessions(at) => self.lock_sessions().begin_at(at),
             Step::Acknowledge(revision) => todo.requests.push(Request::Acknowledge(revision)),
-            Step::TakeLease { asked, wall_asked, left } => self.lease.take(asked, wall_asked, left),
+            Step::TakeLease { asked, wall_asked, left } => {
+                self.lease.take(asked, wall_asked, left);
+                self.granted_from.store(asked.0, Ordering::Release);
+            }
             Step::Surrender => todo.requests.push(Request::Surrender),
             Step::HangUp(why) => todo.hang_up = Some(why),
         }
