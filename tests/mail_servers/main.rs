@@ -1,0 +1,19 @@
+//! Real mail servers behind the agent, with the configurations of `deploy/` as they stand.
+
+#![expect(clippy::expect_used, reason = "a test that can't go on has failed")]
+#![expect(unreachable_pub, reason = "a test program exports nothing")]
+
+mod chasquid;
+mod exim;
+mod host;
+mod postfix;
+mod radicale;
+#[path = "../service/server.rs"]
+#[allow(dead_code, reason = "the service's tests use more of it")]
+mod server;
+mod smtp;
+#[path = "../support/mod.rs"]
+mod support;
+#[path = "../service/world.rs"]
+#[allow(dead_code, unused_macros, unused_imports, reason = "the service's tests use more of it")]
+mod world;
