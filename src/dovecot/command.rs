@@ -41,7 +41,7 @@ pub struct AuthRequest {
     pub client_ip: Option<IpAddr>,
     /// The mail server's own name for the session, for logs.
     pub session: Option<String>,
-    /// Present and empty is an empty response; absent, the mechanism has to ask.
+    /// Absent or empty, the mechanism has to ask.
     pub initial: Option<Response>,
 }
 

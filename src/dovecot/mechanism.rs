@@ -58,7 +58,8 @@ const USERNAME: &str = "VXNlcm5hbWU6";
 const PASSWORD: &str = "UGFzc3dvcmQ6";
 
 impl Exchange {
-    /// Begins with the response that came with the request, if one did.
+    /// Begins with the response that came with the request, if one did. An empty one is none: neither mechanism
+    /// could begin with it, and Exim sends it whenever its client has sent nothing.
     pub fn begin(mechanism: &str, initial: Option<Response>) -> Step {
         let (exchange, question) = if mechanism.eq_ignore_ascii_case("PLAIN") {
             (Self::Plain, "")
@@ -67,7 +68,7 @@ impl Exchange {
         } else {
             return Step::Refuse(Refusal::Mechanism);
         };
-        match initial {
+        match initial.filter(|response| !response.0.is_empty()) {
             Some(response) => exchange.answered(&response),
             None => Step::Ask(exchange, question),
         }
@@ -125,6 +126,7 @@ mod tests {
     fn plain_takes_the_first_response_or_asks_for_it() {
         let message = response(b"\0alice@example.com\0secret");
         assert_eq!(Exchange::begin("PLAIN", Some(message.clone())), credentials("alice@example.com", b"secret"));
+        assert_eq!(Exchange::begin("PLAIN", Some(response(b""))), Exchange::begin("PLAIN", None), "as Exim has it");
         let Step::Ask(exchange, question) = Exchange::begin("plain", None) else { panic!("it asks") };
         assert_eq!(question, "");
         assert_eq!(exchange.answered(&message), credentials("alice@example.com", b"secret"));
@@ -145,8 +147,7 @@ mod tests {
     fn what_names_no_user_and_password_is_refused() {
         let long = [b"\0a\0", &[b'x'; MAX_PASSWORD_BYTES + 1][..]].concat();
         for (message, refusal) in [
-            (&b""[..], Refusal::Malformed),
-            (b"alice", Refusal::Malformed),
+            (&b"alice"[..], Refusal::Malformed),
             (b"\0alice", Refusal::Malformed),
             (b"\0alice\0secret\0more", Refusal::Malformed),
             (b"bob\0alice\0secret", Refusal::AnotherUser),

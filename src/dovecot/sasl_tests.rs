@@ -194,7 +194,7 @@ async fn a_broken_protocol_ends_that_connection_and_no_other() {
 async fn what_names_no_user_and_password_is_a_fail_and_the_connection_goes_on() {
     let door = Door::open(ClientKind::Postfix).await;
     let mut client = door.client().await;
-    for resp in ["", "?", "AA==", "YWxpY2U=", &STANDARD.encode("bob@example.com\0alice@example.com\0good")] {
+    for resp in ["?", "AA==", "YWxpY2U=", &STANDARD.encode("bob@example.com\0alice@example.com\0good")] {
         let request = format!("AUTH\t1\tPLAIN\tservice=smtp\tresp={resp}\n");
         assert_eq!(client.says(&request).await, some("FAIL\t1"), "{resp}");
     }
