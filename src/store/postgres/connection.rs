@@ -1,23 +1,15 @@
 //! The pool, and how its connections are made: with timeouts, TLS as the URL asks for it, and an eye on the server's notices.
 
-use std::{
-    future::poll_fn,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    task::Poll,
-    time::Duration,
-};
+use std::{future::poll_fn, task::Poll, time::Duration};
 
-use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
+use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use tokio::task::JoinHandle;
 use tokio_postgres::{AsyncMessage, Client, Config, config::TargetSessionAttrs};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tracing::{debug, warn};
 
-use super::{PostgresSettings, errors, notify::Hints, tls};
-use crate::store::{OpenError, Result, StoreError};
+use super::{errors, notify::Hints, pooled::Notices, settings::PostgresSettings, tls};
+use crate::store::OpenError;
 
 /// For one statement, and for one lock, by the server.
 const OPTIONS: &str = "-c statement_timeout=5000 -c lock_timeout=2000 -c idle_in_transaction_session_timeout=30000";
@@ -27,31 +19,9 @@ const WAIT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Until a peer that vanished is noticed.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// For one answer: longer than the server's own `statement_timeout`, which a server that hangs does not keep.
-pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(7);
 /// Connections that logins cannot take: one for the feed, whose lease renewals must not wait behind a stampede of
 /// logins, and one for its hints to the other replicas.
 const RESERVED: usize = 2;
-
-/// Counts the server's warnings that a commit did not wait for its standby. A warning on any connection makes all
-/// commits that are under way uncertain, which errs on the safe side.
-#[derive(Clone, Default)]
-pub(super) struct Notices(Arc<AtomicU64>);
-
-impl Notices {
-    /// To take before a commit, and to give to [`Self::verify`] after it.
-    pub(super) fn uncertain_commits(&self) -> u64 {
-        self.0.load(Ordering::Acquire)
-    }
-
-    /// An error if a commit since `before` may stand on the primary alone: a failover would lose it.
-    pub(super) fn verify(&self, before: u64) -> Result<()> {
-        if self.uncertain_commits() == before {
-            return Ok(());
-        }
-        Err(StoreError::OutcomeUnknown("the wait for the standby was canceled".to_owned()))
-    }
-}
 
 /// How the store reaches its server.
 pub(super) struct Connections {
@@ -86,40 +56,6 @@ pub(super) fn connections(settings: &PostgresSettings) -> Result<Connections, Op
     };
     let (shared, reserved) = (pool(settings.connections)?, pool(RESERVED)?);
     Ok(Connections { shared, reserved, notices, hints })
-}
-
-/// A connection of a pool. Each answer comes within [`ANSWER_TIMEOUT`], or the connection is closed: nobody knows then
-/// what it is doing.
-pub(super) struct Connection(Option<Object>);
-
-impl Connection {
-    pub(super) async fn get(pool: &Pool) -> Result<Self> {
-        Ok(Self(Some(pool.get().await.map_err(|error| errors::pool(&error))?)))
-    }
-
-    pub(super) async fn run<T>(&mut self, ask: impl AsyncFnOnce(&Object) -> Result<T>) -> Result<T> {
-        let client = self.0.as_ref().ok_or_else(|| StoreError::Unavailable("the connection was closed".to_owned()))?;
-        match tokio::time::timeout(ANSWER_TIMEOUT, ask(client)).await {
-            Ok(answer) => answer,
-            Err(_) => {
-                self.close();
-                warn!("the database is silent: the connection is closed");
-                Err(StoreError::Unavailable("no answer in time".to_owned()))
-            }
-        }
-    }
-
-    /// Whether it broke, or was closed.
-    pub(super) fn is_closed(&self) -> bool {
-        self.0.as_ref().is_none_or(|client| client.is_closed())
-    }
-
-    /// It does not go back to the pool.
-    pub(super) fn close(&mut self) {
-        if let Some(client) = self.0.take() {
-            drop(Object::take(client));
-        }
-    }
 }
 
 /// What the URL says of the server's certificate.
@@ -185,7 +121,7 @@ where
             match std::task::ready!(connection.poll_message(context)) {
                 Some(Ok(AsyncMessage::Notice(notice))) if errors::is_uncertain_commit(&notice) => {
                     warn!("a commit was not waited for by its standby: {}", notice.message());
-                    notices.0.fetch_add(1, Ordering::AcqRel);
+                    notices.add();
                 }
                 Some(Ok(_)) => (),
                 Some(Err(error)) => {

@@ -4,19 +4,19 @@ mod connection;
 mod errors;
 mod import;
 mod notify;
+mod pooled;
 mod session;
+mod settings;
 mod tls;
 
-use std::{fmt, path::PathBuf};
+use std::fmt;
 
 use async_trait::async_trait;
 use deadpool_postgres::Pool;
 use tracing::info;
 
-use self::{
-    connection::{Connection, Connections},
-    session::PostgresSession,
-};
+pub use self::settings::PostgresSettings;
+use self::{connection::Connections, pooled::Connection, session::PostgresSession};
 use super::{
     Finding, Hint, Mode, NewChange, NewMailbox, OpenError, Origin, Result, Retention, Store, StoreError, Transaction,
     sql::{Row, Session, Value, changes, events, housekeeping, reads, sessions},
@@ -39,18 +39,6 @@ mod embedded {
 /// One replica at a time brings the schema up to date: an arbitrary number, the same in every version. A migration may take
 /// longer than a statement otherwise may.
 const PREPARE_MIGRATION: &str = "SELECT pg_advisory_lock(7305808869231650145); SET statement_timeout = 0";
-
-/// How to reach the database.
-#[derive(Clone)]
-pub struct PostgresSettings {
-    /// `postgres://user:password@host:port,host2:port2/database?sslmode=…`. Several hosts: the one that takes writes is used. `sslmode`: disable, prefer
-    /// (the default), require, or verify-full, which checks the server's certificate; `sslrootcert` names the CA's file.
-    pub url: String,
-    /// The CA that the server's certificate must come from; then it is always verified.
-    pub ca: Option<PathBuf>,
-    /// Connections at a time.
-    pub connections: usize,
-}
 
 /// See the module.
 pub struct PostgresStore {
@@ -298,13 +286,6 @@ impl Drop for PostgresStore {
 impl fmt::Debug for PostgresStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PostgresStore").field("pool", &self.connections.shared.status()).finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for PostgresSettings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The URL may hold a password.
-        f.debug_struct("PostgresSettings").field("ca", &self.ca).field("connections", &self.connections).finish_non_exhaustive()
     }
 }
 

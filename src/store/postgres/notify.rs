@@ -9,7 +9,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::connection::{ANSWER_TIMEOUT, Connection as Pooled};
+use super::pooled::{ANSWER_TIMEOUT, Connection as Pooled};
 use crate::store::Hint;
 
 /// Waits for no disk: a hint that is lost is found by asking.

@@ -6,9 +6,9 @@ use deadpool_postgres::{Object, Pool};
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 
 use super::{
-    connection::{Connection, Notices},
     errors,
     notify::Hints,
+    pooled::{Connection, Notices},
 };
 use crate::store::{
     Mode, Result, StoreError,
