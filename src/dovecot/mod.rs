@@ -10,6 +10,7 @@ pub mod sasl;
 #[cfg(test)]
 mod sasl_tests;
 pub mod services;
+mod timeouts;
 
 /// Who asks at a SASL socket. They say "try later" to their own clients on different words of ours.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

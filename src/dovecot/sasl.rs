@@ -31,7 +31,6 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
 };
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
@@ -44,6 +43,7 @@ use tokio::{
 use tracing::{debug, info, warn};
 use zeroize::{Zeroize, Zeroizing};
 
+pub use super::timeouts::Timeouts;
 use super::{
     ClientKind,
     command::{AuthRequest, Command, CommandError, Response},
@@ -70,33 +70,6 @@ const MAX_CONNECTIONS: usize = 4_096;
 const MAX_OPEN: usize = 1_024;
 /// Of one read.
 const READ_BYTES: usize = 16 << 10;
-
-/// How long a client may take.
-#[derive(Clone, Copy, Debug)]
-pub struct Timeouts {
-    /// From accept to the client's VERSION and CPID.
-    pub handshake: Duration,
-    /// From a read that ends within a line to the rest of it.
-    pub half_line: Duration,
-    /// From a mechanism's question to its answer: a mail program may take its time, within its server's own limits.
-    pub question: Duration,
-    /// For our answer to a login. Postfix gives up after 10 s.
-    pub answer: Duration,
-    /// For the client to take what is written.
-    pub write: Duration,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self {
-            handshake: Duration::from_secs(30),
-            half_line: Duration::from_secs(10),
-            question: Duration::from_secs(150),
-            answer: Duration::from_secs(9),
-            write: Duration::from_secs(5),
-        }
-    }
-}
 
 /// One socket's settings.
 #[derive(Clone, Debug)]
