@@ -7,7 +7,8 @@ use prost_types::{FileDescriptorSet, field_descriptor_proto::Type};
 const FILES: [&str; 3] =
     ["latchkey/v1/authorization.proto", "latchkey/v1/device_credentials.proto", "latchkey/v1/directory.proto"];
 
-/// Messages that hold a password: their derived `Debug` would print it. `src/grpc/redacted.rs` gives them one that doesn't.
+/// Messages that hold a password: their derived `Debug` would print it. `src/grpc/redacted.rs`
+/// gives them one that doesn't.
 const HOLD_PASSWORDS: [&str; 5] =
     ["AuthenticateRequest", "CreateDeviceRequest", "CreateDeviceResponse", "ChangePasswordRequest", "ChangePasswordResponse"];
 
@@ -27,8 +28,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// A mail program may send a password that is not UTF-8: it must reach us, to be denied. The published proto says `string`,
-/// which grpcurl and JSON can write; our own decoder takes it as `bytes`, the same on the wire.
+/// A mail program may send a password that is not UTF-8: it must reach us, to be denied. The
+/// published proto says `string`, which grpcurl and JSON can write; our own decoder takes it as
+/// `bytes`, the same on the wire.
 fn accept_password_bytes(descriptors: &mut FileDescriptorSet) {
     let messages = descriptors.file.iter_mut().flat_map(|file| &mut file.message_type);
     for message in messages.filter(|message| message.name() == "AuthenticateRequest") {

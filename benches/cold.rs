@@ -1,5 +1,6 @@
-//! Cold logins: GENERATED against the bare indexed read, on both stores; CHOSEN in units of one argon2, with 1, 10 and 50 devices; the hashing pool against bare argon2 on all
-//! cores; and how a login's time grows with the number of mailboxes.
+//! Cold logins: GENERATED against the bare indexed read, on both stores; CHOSEN in units of one
+//! argon2, with 1, 10 and 50 devices; the hashing pool against bare argon2 on all cores; and how a
+//! login's time grows with the number of mailboxes.
 //!
 //! `cargo bench --bench cold`
 

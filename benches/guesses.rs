@@ -1,5 +1,7 @@
-//! 10,000 wrong guesses a second beside good warm logins, over gRPC, all in this process on the machine's cores: what the good ones keep of their rate, and their p99.
-//! The guesses come from many addresses, so the throttle does not help; a tenth of them hit a mailbox with chosen passwords, where one in 256 meets argon2.
+//! 10,000 wrong guesses a second beside good warm logins, over gRPC, all in this process on the
+//! machine's cores: what the good ones keep of their rate, and their p99. The guesses come from
+//! many addresses, so the throttle does not help; a tenth of them hit a mailbox with chosen
+//! passwords, where one in 256 meets argon2.
 //!
 //! `cargo bench --bench guesses`
 
@@ -37,7 +39,8 @@ const GUESSES_A_SECOND: u64 = 10_000;
 const CALLERS: usize = 16;
 const PAUSE: Duration = Duration::from_millis(5);
 const SECONDS: u64 = 8;
-/// A stream holds 4,096 denials that wait for their time; 10,000 a second for half a second are 5,000.
+/// A stream holds 4,096 denials that wait for their time; 10,000 a second for half a second are
+/// 5,000.
 const STREAMS: u64 = 4;
 
 #[tokio::main]

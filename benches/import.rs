@@ -1,4 +1,5 @@
-//! Import: mailboxes a second with a generic password each, into PostgreSQL with fsync on: the use case alone, and the whole of `latchkey import` against `latchkey serve`.
+//! Import: mailboxes a second with a generic password each, into PostgreSQL with fsync on: the use
+//! case alone, and the whole of `latchkey import` against `latchkey serve`.
 //!
 //! `cargo bench --bench import`
 

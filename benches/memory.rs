@@ -1,4 +1,5 @@
-//! Memory of a cached device, measured at a million devices: what the process grows by while it caches them.
+//! Memory of a cached device, measured at a million devices: what the process grows by while it
+//! caches them.
 //!
 //! `cargo bench --bench memory`
 

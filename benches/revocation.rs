@@ -1,6 +1,8 @@
-//! Revocations: from the call to EFFECTIVE, and to the last session closed, with three replicas and many watchers; many a second; what leases cost the database; and what an outage costs.
+//! Revocations: from the call to EFFECTIVE, and to the last session closed, with three replicas and
+//! many watchers; many a second; what leases cost the database; and what an outage costs.
 //!
-//! `cargo bench --bench revocation [-- latency | sustained | rest | faults]`; writes docs/revocation.svg after `latency`.
+//! `cargo bench --bench revocation [-- latency | sustained | rest | faults]`; writes
+//! docs/revocation.svg after `latency`.
 
 #![allow(clippy::expect_used, clippy::cast_precision_loss, reason = "a benchmark fails by panicking, and counts in floats")]
 

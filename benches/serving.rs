@@ -1,5 +1,7 @@
-//! Warm logins over gRPC: `Authenticate` against an RPC with the same messages that does nothing, and `AuthenticateStream` against a stream that only answers. Both
-//! servers are in this process, on one worker thread each, behind the same layers; h2load (Debian's nghttp2-client) is the load of the unary ones.
+//! Warm logins over gRPC: `Authenticate` against an RPC with the same messages that does nothing,
+//! and `AuthenticateStream` against a stream that only answers. Both servers are in this process,
+//! on one worker thread each, behind the same layers; h2load (Debian's nghttp2-client) is the load
+//! of the unary ones.
 //!
 //! `cargo bench --bench serving`
 

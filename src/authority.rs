@@ -1,5 +1,5 @@
-//! Floor 3: who judges logins and keeps count of sessions, as the agent's doors see it. The doors know this trait
-//! alone, so that their tests can answer slowly, wrongly or not at all.
+//! Floor 3: who judges logins and keeps count of sessions, as the agent's doors see it. The doors
+//! know this trait alone, so that their tests can answer slowly, wrongly or not at all.
 
 #[cfg(test)]
 pub(crate) mod fake;
@@ -24,7 +24,8 @@ use latchkey_core::model::{
     verdict::Attempt,
 };
 
-/// See the module. An error is "no answer": the mail program is told to try later, never that it is wrong.
+/// See the module. An error is "no answer": the mail program is told to try later, never that it is
+/// wrong.
 #[async_trait]
 pub trait Authority: Send + Sync + 'static {
     /// Judges a login. A denial has waited its fixed time already.
@@ -33,8 +34,8 @@ pub trait Authority: Send + Sync + 'static {
     /// Judges an admitted login a second time.
     async fn judge(&self, admission: &Admission) -> Result<Standing, NoAnswer>;
 
-    /// The admission as text, which a mail server carries from the login to the session: ASCII without spaces,
-    /// at most 700 bytes.
+    /// The admission as text, which a mail server carries from the login to the session: ASCII
+    /// without spaces, at most 700 bytes.
     fn encode(&self, admission: &Admission) -> String;
 
     /// `None`: no text of ours.
@@ -63,8 +64,8 @@ pub struct Host {
     pub closers: Arc<Closers>,
     pub clock: SharedClock,
     pub drain: Drain,
-    /// What the drain waits for: each door spawns its connections here, and each ends once the drain has started
-    /// and what it was asked is answered.
+    /// What the drain waits for: each door spawns its connections here, and each ends once the
+    /// drain has started and what it was asked is answered.
     pub connections: TaskTracker,
     /// Of this mail host, for people.
     pub name: Arc<str>,

@@ -1,4 +1,5 @@
-//! The machine's clocks. Nothing else reads the time (`clippy.toml` enforces that), so tests can hold it still.
+//! The machine's clocks. Nothing else reads the time (`clippy.toml` enforces that), so tests can
+//! hold it still.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! Floor 2: which code closes which session. The upstream says "close number 7"; the code that opened session 7
-//! knows how. One table ties them, whichever of the two comes first.
+//! Floor 2: which code closes which session. The upstream says "close number 7"; the code that
+//! opened session 7 knows how. One table ties them, whichever of the two comes first.
 
 use std::{
     fmt,
@@ -13,8 +13,8 @@ use latchkey_core::model::verdict::Reason;
 /// This process's number for a session.
 pub type SessionNumber = u64;
 
-/// Closes one session. Called at most once, possibly under a lock of the upstream: it must not wait, and must not
-/// call back into the upstream from the same call.
+/// Closes one session. Called at most once, possibly under a lock of the upstream: it must not
+/// wait, and must not call back into the upstream from the same call.
 pub type Close = Box<dyn FnOnce(Reason) + Send>;
 
 /// See the module.
@@ -31,7 +31,8 @@ enum Entry {
 }
 
 impl Closers {
-    /// Says how to close a session that was just opened. If it is to be closed already, `close` is called here.
+    /// Says how to close a session that was just opened. If it is to be closed already, `close` is
+    /// called here.
     pub fn on_close(&self, number: SessionNumber, close: Close) {
         let told = {
             let mut entries = self.lock();
@@ -50,13 +51,14 @@ impl Closers {
         close(told);
     }
 
-    /// The session has ended: nothing is left to close. Said after the upstream was told that it has ended, which
-    /// from then on does not ask for its close any more.
+    /// The session has ended: nothing is left to close. Said after the upstream was told that it
+    /// has ended, which from then on does not ask for its close any more.
     pub fn forget(&self, number: SessionNumber) {
         self.lock().remove(&number);
     }
 
-    /// Closes a session, now or as soon as it is known how. What the upstream's `CloseSession` calls.
+    /// Closes a session, now or as soon as it is known how. What the upstream's `CloseSession`
+    /// calls.
     pub fn close(&self, number: SessionNumber, reason: Reason) {
         let close = {
             let mut entries = self.lock();

@@ -1,9 +1,11 @@
-//! Settings. Each is a flag, an environment variable `LATCHKEY_…` and a key of one TOML file, in that order of precedence.
+//! Settings. Each is a flag, an environment variable `LATCHKEY_…` and a key of one TOML file, in
+//! that order of precedence.
 //!
-//! A setting is every argument that has an environment variable; its key is the flag's name, with dashes or underscores. The
-//! file's values become the arguments' defaults, so clap alone decides what wins and what is valid. Keys stand at the top, for
-//! every command that knows them, or in a table named after one command (`[serve]`) or one group of settings (`[client]`: all
-//! operator commands), which goes before the top.
+//! A setting is every argument that has an environment variable; its key is the flag's name, with
+//! dashes or underscores. The file's values become the arguments' defaults, so clap alone decides
+//! what wins and what is valid. Keys stand at the top, for every command that knows them, or in a
+//! table named after one command (`[serve]`) or one group of settings (`[client]`: all operator
+//! commands), which goes before the top.
 
 use std::{collections::BTreeMap, ffi::OsString, fs, io::Read, ops::RangeInclusive, path::PathBuf, time::Duration};
 
@@ -33,8 +35,8 @@ pub enum ConfigError {
     Invalid { file: PathBuf, key: String, problem: String },
 }
 
-/// The command with the settings file's values as its defaults, if `arguments` (the program's name first) or the environment name
-/// a file; else as it was.
+/// The command with the settings file's values as its defaults, if `arguments` (the program's name
+/// first) or the environment name a file; else as it was.
 pub fn with_file(command: Command, arguments: &[OsString]) -> Result<Command, ConfigError> {
     match file_named(arguments) {
         Some(file) => {
@@ -52,7 +54,8 @@ pub fn with_text(command: Command, file: PathBuf, text: &str) -> Result<Command,
     Ok(settings.apply(command, None))
 }
 
-/// A parser for durations as people write them (`500ms`, `10s`, `2m`, `1h 30m`), within bounds that its error names.
+/// A parser for durations as people write them (`500ms`, `10s`, `2m`, `1h 30m`), within bounds that
+/// its error names.
 pub fn duration(bounds: RangeInclusive<Duration>) -> impl Fn(&str) -> Result<Duration, String> + Clone + Send + Sync + 'static {
     move |text| {
         let duration = text
@@ -137,7 +140,8 @@ impl Settings {
         Ok(())
     }
 
-    /// Gives a command, and those below it, the values as defaults. `top` is the name of the command of the first level.
+    /// Gives a command, and those below it, the values as defaults. `top` is the name of the
+    /// command of the first level.
     fn apply(&self, mut command: Command, top: Option<&str>) -> Command {
         let defaults: Vec<(clap::Id, Vec<String>)> = command
             .get_arguments()
@@ -195,7 +199,8 @@ fn texts(value: Value, many: bool) -> Result<Vec<String>, String> {
     }
 }
 
-/// Lets clap's own parser for the argument judge a value. (A default that doesn't parse would be clap's panic, not an error.)
+/// Lets clap's own parser for the argument judge a value. (A default that doesn't parse would be
+/// clap's panic, not an error.)
 fn check_value(argument: &Arg, value: &str) -> Result<(), String> {
     if matches!(argument.get_action(), ArgAction::SetTrue) {
         return value.parse::<bool>().map(drop).map_err(|_| format!("`{value}` is not true or false"));

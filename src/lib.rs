@@ -1,4 +1,5 @@
-//! Latchkey: mail passwords, one for each device, whose revocation holds everywhere at once. See ARCHITECTURE.md.
+//! Latchkey: mail passwords, one for each device, whose revocation holds everywhere at once. See
+//! ARCHITECTURE.md.
 
 pub mod agent;
 pub mod authority;

@@ -1,4 +1,5 @@
-//! Beside the stairs: how a process ends. The first signal drains it: what is under way is answered, streams end, then it stops. The second ends it at once.
+//! Beside the stairs: how a process ends. The first signal drains it: what is under way is
+//! answered, streams end, then it stops. The second ends it at once.
 
 use std::os::{
     linux::net::SocketAddrExt,
@@ -38,8 +39,8 @@ impl Drain {
     }
 }
 
-/// Completes `first` at the first SIGTERM or SIGINT, and ends the process at the second. SIGHUP is ignored, with a
-/// line in the log: settings are read once, at start.
+/// Completes `first` at the first SIGTERM or SIGINT, and ends the process at the second. SIGHUP is
+/// ignored, with a line in the log: settings are read once, at start.
 pub async fn stop_on_signals(first: oneshot::Sender<()>) {
     if let Err(cause) = try_stop_on_signals(first).await {
         error!(%cause, "cannot receive signals");
@@ -70,8 +71,8 @@ async fn try_stop_on_signals(first: oneshot::Sender<()>) -> std::io::Result<()> 
     }
 }
 
-/// Tells systemd the state of this process, as sd_notify(3) does: `READY=1` or `STOPPING=1`. Does nothing without
-/// `NOTIFY_SOCKET`.
+/// Tells systemd the state of this process, as sd_notify(3) does: `READY=1` or `STOPPING=1`. Does
+/// nothing without `NOTIFY_SOCKET`.
 pub fn notify_service_manager(state: &str) {
     let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else {
         return;
@@ -86,7 +87,8 @@ pub fn notify_service_manager(state: &str) {
     }
 }
 
-/// Runs a task that must never end: if it does, by a panic too, the process stops, since half of it is worse than none.
+/// Runs a task that must never end: if it does, by a panic too, the process stops, since half of it
+/// is worse than none.
 pub fn run_for_ever(name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
     tokio::spawn(async move {
         let ended = tokio::spawn(task).await;

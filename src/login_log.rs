@@ -1,6 +1,6 @@
-//! Floor 2: the history of logins, written behind: counted in memory, and added to the store once a second.
-//! A crash loses a second of it. While the store does not answer, what does not fit into memory is dropped
-//! and counted. A login never waits for it.
+//! Floor 2: the history of logins, written behind: counted in memory, and added to the store once a
+//! second. A crash loses a second of it. While the store does not answer, what does not fit into
+//! memory is dropped and counted. A login never waits for it.
 
 use std::{
     fmt,
@@ -25,10 +25,11 @@ use latchkey_core::model::{
 };
 
 const SHARDS: usize = 32;
-/// Different logins (by [`LoginKey`]) kept for the next write, in all; what is more is dropped, and counted.
+/// Different logins (by [`LoginKey`]) kept for the next write, in all; what is more is dropped, and
+/// counted.
 const MAX_PENDING: usize = 1 << 18;
-/// Addresses that wrong guesses at one mailbox come from, kept apart within an hour; further ones are
-/// counted together.
+/// Addresses that wrong guesses at one mailbox come from, kept apart within an hour; further ones
+/// are counted together.
 const MAX_GUESSERS: usize = 16;
 /// Mailboxes whose guessers are kept apart, in all.
 const MAX_GUESSED_AT: usize = 1 << 16;
@@ -62,8 +63,8 @@ struct Guessers {
 }
 
 impl Guessers {
-    /// Whether guesses from this address are counted apart from others'. Guesses come from everywhere, so
-    /// there is a bound.
+    /// Whether guesses from this address are counted apart from others'. Guesses come from
+    /// everywhere, so there is a bound.
     fn are_apart(&mut self, mailbox: MailboxId, address: IpAddr, hour: i64) -> bool {
         if hour > self.hour {
             self.hour = hour;
@@ -110,7 +111,8 @@ impl LoginLog {
         Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), dropped: AtomicU64::new(0), denials: Default::default() }
     }
 
-    /// Counts a login. On every login's way: a short lock, and no allocation once its like was counted in this second.
+    /// Counts a login. On every login's way: a short lock, and no allocation once its like was
+    /// counted in this second.
     pub fn note(&self, noted: Noted<'_>) {
         let device_id = noted.verdict.password.map(|password| password.device_id);
         let hour = noted.time.unix_seconds().div_euclid(3_600);

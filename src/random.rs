@@ -1,4 +1,5 @@
-//! The one source of random bytes: the operating system's. Nothing else makes them (`clippy.toml` holds that).
+//! The one source of random bytes: the operating system's. Nothing else makes them (`clippy.toml`
+//! holds that).
 
 use latchkey_core::model::{
     clock::Timestamp,

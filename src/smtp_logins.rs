@@ -1,9 +1,11 @@
-//! Floor 3: the SMTP sessions of this host. Postfix and Exim cannot be told to end a session, but they ask: before
-//! each recipient, and at the end of a message. Which login such a question is about is known by the process that
-//! asks, since one process serves one SMTP client at a time and the kernel says who is at the other end of a socket.
+//! Floor 3: the SMTP sessions of this host. Postfix and Exim cannot be told to end a session, but
+//! they ask: before each recipient, and at the end of a message. Which login such a question is
+//! about is known by the process that asks, since one process serves one SMTP client at a time and
+//! the kernel says who is at the other end of a socket.
 //!
-//! A session lasts from its login until the process ends or another login comes on it. A process that serves
-//! several clients in turn says nothing of a client that leaves, so a session may be over for longer than we know.
+//! A session lasts from its login until the process ends or another login comes on it. A process
+//! that serves several clients in turn says nothing of a client that leaves, so a session may be
+//! over for longer than we know.
 
 use std::{
     fmt,
@@ -35,7 +37,8 @@ use latchkey_core::model::{
     verdict::{Attempt, Reason},
 };
 
-/// For judging a login a second time. Postfix waits for its policy server, and its client for Postfix.
+/// For judging a login a second time. Postfix waits for its policy server, and its client for
+/// Postfix.
 const JUDGE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A process that asks, held so that its id is not mistaken for a later process's.
@@ -55,7 +58,8 @@ impl Process {
     }
 }
 
-/// No session begins: the client is told to try later, and meets the reason then if there still is one.
+/// No session begins: the client is told to try later, and meets the reason then if there still is
+/// one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum NotOpened {
     #[error(transparent)]

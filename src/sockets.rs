@@ -1,4 +1,5 @@
-//! Floor 1: the sockets of the agent: Unix ones with their mode, TCP ones, and who is at the other end.
+//! Floor 1: the sockets of the agent: Unix ones with their mode, TCP ones, and who is at the other
+//! end.
 
 use std::{
     fmt, fs, io,
@@ -42,8 +43,8 @@ pub enum Listener {
 /// A connection of either kind.
 pub type Stream = Either<UnixStream, TcpStream>;
 
-/// The process at the other end of a Unix socket, as the kernel says (`SO_PEERCRED`). Unknown over TCP, and for a
-/// process of another pid namespace.
+/// The process at the other end of a Unix socket, as the kernel says (`SO_PEERCRED`). Unknown over
+/// TCP, and for a process of another pid namespace.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct PeerProcess {
     pub pid: i32,
@@ -96,8 +97,9 @@ impl fmt::Display for Place {
 }
 
 impl Listener {
-    /// Binds. A socket file that nobody answers on is of a process that has gone, and is replaced in one step, so
-    /// that a client finds either the old one or the new one. Must be called within the runtime.
+    /// Binds. A socket file that nobody answers on is of a process that has gone, and is replaced
+    /// in one step, so that a client finds either the old one or the new one. Must be called within
+    /// the runtime.
     pub async fn bind(place: &Place) -> io::Result<Self> {
         match place {
             Place::Tcp(address) => TcpListener::bind(address).await.map(Self::Tcp),
@@ -119,7 +121,8 @@ impl Listener {
                     (Either::Left(stream), peer)
                 }),
                 Self::Tcp(listener) => listener.accept().await.map(|(stream, _)| {
-                    // Without it an answer may wait for the client's acknowledgement of the handshake.
+                    // Without it an answer may wait for the client's acknowledgement of the
+                    // handshake.
                     let _ = stream.set_nodelay(true);
                     (Either::Right(stream), None)
                 }),

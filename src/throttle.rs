@@ -1,5 +1,6 @@
-//! Floor 2: keeps guessers from spending our argon2. Counts wrong guesses by where they come from, in a table of fixed size: cost and memory are flat however many
-//! there are, and nobody can lock out somebody else's address.
+//! Floor 2: keeps guessers from spending our argon2. Counts wrong guesses by where they come from,
+//! in a table of fixed size: cost and memory are flat however many there are, and nobody can lock
+//! out somebody else's address.
 
 use std::{
     fmt,
@@ -26,7 +27,8 @@ const AT_ONE_MAILBOX: Rate = Rate { burst: 10, interval: Duration::from_secs(10)
 /// One source guessing at all: an office behind one address has many phones.
 const AT_ALL: Rate = Rate { burst: 100, interval: Duration::from_secs(1) };
 
-/// Counts in the manner of the generic cell rate algorithm (ITU-T I.371): a cell holds the time at which its guesses are paid off.
+/// Counts in the manner of the generic cell rate algorithm (ITU-T I.371): a cell holds the time at
+/// which its guesses are paid off.
 pub struct Throttle {
     cells: Box<[AtomicU64]>,
     hasher: hashbrown::DefaultHashBuilder,
@@ -50,11 +52,13 @@ impl Throttle {
         (!wait.is_zero()).then_some(wait)
     }
 
-    /// Notes a wrong guess; at a mailbox, if it has cost an argon2. The others cost next to nothing, and counted there they would fill the whole table under a flood.
+    /// Notes a wrong guess; at a mailbox, if it has cost an argon2. The others cost next to
+    /// nothing, and counted there they would fill the whole table under a flood.
     pub fn count(&self, source: Option<IpAddr>, mailbox: Option<MailboxKey>, now: BootTime) {
         let network = source.map(network);
         let at_mailbox = mailbox.map(|mailbox| (self.cell(&(network, Some(mailbox))), AT_ONE_MAILBOX));
-        // Without an address all such callers would share one count, and one of them could spend it for all.
+        // Without an address all such callers would share one count, and one of them could spend it
+        // for all.
         let at_all = network.map(|network| (self.cell(&(Some(network), None)), AT_ALL));
         for (cell, rate) in at_mailbox.into_iter().chain(at_all) {
             let debt_limit = now + rate.interval * (rate.burst * 2);

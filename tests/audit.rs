@@ -1,4 +1,5 @@
-//! The audit trail of what concerns no mailbox: members, roles, rights and switches of a mail service.
+//! The audit trail of what concerns no mailbox: members, roles, rights and switches of a mail
+//! service.
 
 #![expect(clippy::expect_used, reason = "a test that can't go on has failed")]
 

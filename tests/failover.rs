@@ -1,4 +1,5 @@
-//! Failover of PostgreSQL: with a synchronous standby no acknowledged revocation is lost; with a history that went back, what the replicas remember is written once more.
+//! Failover of PostgreSQL: with a synchronous standby no acknowledged revocation is lost; with a
+//! history that went back, what the replicas remember is written once more.
 
 #![expect(clippy::expect_used, reason = "a test that can't go on has failed")]
 #![expect(
@@ -52,7 +53,8 @@ async fn answered(server: &Server, password: &str, is_revoked: bool) -> Reason {
     }
 }
 
-/// A lease that only the primary knows of is none: the standby that takes over would not wait for it.
+/// A lease that only the primary knows of is none: the standby that takes over would not wait for
+/// it.
 #[tokio::test(flavor = "multi_thread")]
 async fn while_waits_for_the_standby_are_canceled_no_replica_has_a_lease() {
     let mut primary = Cluster::start(&[]).await;

@@ -1,5 +1,7 @@
-//! The cache's fence on real stores, with interleavings chosen on purpose: a login is stopped right after the store has answered it, its device is disconnected (or changed, or its mailbox
-//! suspended) until that is EFFECTIVE, and then the login goes on. And a store that does not answer any more.
+//! The cache's fence on real stores, with interleavings chosen on purpose: a login is stopped right
+//! after the store has answered it, its device is disconnected (or changed, or its mailbox
+//! suspended) until that is EFFECTIVE, and then the login goes on. And a store that does not answer
+//! any more.
 
 #![expect(clippy::expect_used, reason = "a test that can't go on has failed")]
 
@@ -358,7 +360,8 @@ async fn under_freshness_read_no_login_is_answered_without_the_store() {
     assert!(matches!(answer, Err(NoAnswer::StoreUnavailable)), "{answer:?}");
 }
 
-/// A replica and its database, and a standby that was promoted: with all up to some moment, and nothing after it.
+/// A replica and its database, and a standby that was promoted: with all up to some moment, and
+/// nothing after it.
 struct Rewound {
     held: Arc<Held>,
     replica: Replica,
@@ -530,7 +533,8 @@ async fn a_replica_whose_joining_failed_half_way_does_not_go_on_from_before() {
     *world.held.fails.lock().expect("not poisoned") = Some(Place::Join);
     stopped.send(()).expect("it waits");
     joined.await.expect("the feed joins anew");
-    // A watcher comes, and begins where the replica does. Then the former row is back: a failover undid its end.
+    // A watcher comes, and begins where the replica does. Then the former row is back: a failover
+    // undid its end.
     let (queue, messages) = std::sync::mpsc::channel();
     let key = StreamKey([7; 16]);
     let hello = Hello { name: "imap1".to_owned(), id: uuid::Uuid::from_u128(7), resume: None, observes: false, key };

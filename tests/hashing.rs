@@ -1,4 +1,5 @@
-//! The hashing pool's promises: a bounded queue, a deadline, one run for identical jobs, and none for who has hung up.
+//! The hashing pool's promises: a bounded queue, a deadline, one run for identical jobs, and none
+//! for who has hung up.
 
 #![expect(clippy::expect_used, reason = "a test that can't go on has failed")]
 
@@ -45,7 +46,8 @@ struct World {
     hasher: Hasher,
 }
 
-/// A pool of one thread, whose hash takes about a hundred milliseconds: long enough to do something meanwhile.
+/// A pool of one thread, whose hash takes about a hundred milliseconds: long enough to do something
+/// meanwhile.
 fn world(queue: usize) -> World {
     let cost = HashCost { memory_kib: 32_768, passes: 2, lanes: 1 };
     let hasher = Hasher::new(&Pepper::random(), cost).expect("a good cost");

@@ -33,7 +33,8 @@ const FLOORS: &[(&str, u8)] = &[
     ("closing", 2),
     ("store", 1),
     ("sockets", 1),
-    // Beside the stairs: these import from any floor that the entry's does, and only the entry floor imports them.
+    // Beside the stairs: these import from any floor that the entry's does, and only the entry
+    // floor imports them.
     ("config", 5),
     ("telemetry", 5),
     // Everybody may use these, and they use nothing of ours above `core/`.
@@ -167,8 +168,8 @@ fn every_reason_that_the_code_answers_is_documented_and_no_other() {
     let documented: BTreeSet<&str> = table.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
     let mut answered = BTreeSet::new();
     visit(&root().join("src"), &mut |path, text| {
-        // A reason is a literal of capitals and underscores, in what refuses or chooses a status. Elsewhere
-        // than in status.rs, one word of capitals can be anything.
+        // A reason is a literal of capitals and underscores, in what refuses or chooses a status.
+        // Elsewhere than in status.rs, one word of capitals can be anything.
         let chooses = path.ends_with("status.rs");
         let code = text.split("#[cfg(test)]").next().unwrap_or_default();
         if !code.contains("Invalid::") && !chooses && !path.ends_with("chosen.rs") {

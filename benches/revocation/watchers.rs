@@ -1,4 +1,5 @@
-//! Many watchers in one process, each as small as one can be: it renews, acknowledges, and closes its sessions at once.
+//! Many watchers in one process, each as small as one can be: it renews, acknowledges, and closes
+//! its sessions at once.
 
 use std::{
     collections::HashMap,
@@ -26,7 +27,8 @@ use tonic::transport::Channel;
 
 use crate::server::Server;
 
-/// Streams on one connection, at most: a mail host has a connection of its own, but one process can't open so many.
+/// Streams on one connection, at most: a mail host has a connection of its own, but one process
+/// can't open so many.
 const PER_CONNECTION: usize = 8;
 const RENEWAL: Duration = Duration::from_secs(2);
 

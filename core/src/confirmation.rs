@@ -1,4 +1,5 @@
-//! Whom a revocation waits for, and for how long. No I/O and no clock: rows and times go in, a judgement comes out (docs/design.md, "A revocation").
+//! Whom a revocation waits for, and for how long. No I/O and no clock: rows and times go in, a
+//! judgement comes out (docs/design.md, "A revocation").
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -15,7 +16,8 @@ pub struct Node {
     pub name: String,
     /// Zero: it answers nothing from a cache without asking, so nobody waits for it.
     pub lease: Duration,
-    /// Up to where it, and whoever it answers for, holds nothing from before any more, as far as it has said.
+    /// Up to where it, and whoever it answers for, holds nothing from before any more, as far as it
+    /// has said.
     pub applied: Revision,
     /// Counts up with each sync.
     pub renewals: u64,
@@ -40,8 +42,9 @@ pub enum Judged {
     Effective,
     /// These have not, and their leases may still run.
     Late(Vec<Node>),
-    /// These have not, but can hold no lease from before it any more. The rows among them that were seen not to move for a whole lease are of dead
-    /// processes, and may be removed if their counter is still this.
+    /// These have not, but can hold no lease from before it any more. The rows among them that were
+    /// seen not to move for a whole lease are of dead processes, and may be removed if their
+    /// counter is still this.
     Over { unmoved: Vec<(NodeId, u64)> },
 }
 
@@ -55,7 +58,8 @@ impl Waiting {
         self.committed
     }
 
-    /// Judges rows that were read after the commit was seen. No row is skipped for looking dead: its renewal may be on its way.
+    /// Judges rows that were read after the commit was seen. No row is skipped for looking dead:
+    /// its renewal may be on its way.
     pub fn judge(&mut self, nodes: &[Node], now: BootTime) -> Judged {
         // One without a lease asks before each answer.
         let late: Vec<&Node> = nodes.iter().filter(|node| !node.lease.is_zero() && node.applied < self.revision).collect();
@@ -73,7 +77,8 @@ impl Waiting {
         if !self.left(now).is_zero() {
             return Judged::Late(late.into_iter().cloned().collect());
         }
-        // One that was read late, after an outage say, may have moved just before, and hold a lease from then: nothing is wrong with it but its being late.
+        // One that was read late, after an outage say, may have moved just before, and hold a lease
+        // from then: nothing is wrong with it but its being late.
         let over = lease::surely_over(self.longest);
         let unmoved = late.iter().filter(|node| self.seen.get(&node.node_id).is_some_and(|(_, since)| now - *since >= over));
         Judged::Over { unmoved: unmoved.map(|node| (node.node_id, node.renewals)).collect() }
@@ -84,13 +89,15 @@ impl Waiting {
         lease::surely_over(self.longest).saturating_sub(now - self.committed)
     }
 
-    /// When it is waited for no longer: after how long one more look may find some row dead that was late at the last one.
+    /// When it is waited for no longer: after how long one more look may find some row dead that
+    /// was late at the last one.
     pub fn unsure(&self, now: BootTime) -> Option<Duration> {
         let over = lease::surely_over(self.longest);
         self.seen.values().map(|(_, since)| over.saturating_sub(now - *since)).max()
     }
 
-    /// As [`Self::left`], while the rows can't be read: nobody can renew a lease either, but some other's may be as long as any.
+    /// As [`Self::left`], while the rows can't be read: nobody can renew a lease either, but some
+    /// other's may be as long as any.
     pub fn left_unread(&self, now: BootTime) -> Duration {
         lease::surely_over(self.longest.max(lease::LONGEST)).saturating_sub(now - self.committed)
     }

@@ -7,12 +7,14 @@ use crate::{
     sync::{AtomicI64, AtomicU64, Ordering},
 };
 
-/// How much faster or slower than another a clock may run, in a thousand: all that is trusted about clocks (docs/design.md, "A revocation").
+/// How much faster or slower than another a clock may run, in a thousand: all that is trusted about
+/// clocks (docs/design.md, "A revocation").
 pub const DRIFT_PER_MILLE: u32 = 10;
 /// What is added on the waiting side, for scheduling and rounding.
 pub const MARGIN: Duration = Duration::from_millis(250);
 
-/// What a setting allows. The longest is also what is waited for while it is not known how long the others' are.
+/// What a setting allows. The longest is also what is waited for while it is not known how long the
+/// others' are.
 pub const SHORTEST: Duration = Duration::from_millis(500);
 pub const LONGEST: Duration = Duration::from_secs(60);
 
@@ -21,22 +23,25 @@ pub fn held(lease: Duration) -> Duration {
     lease * (1_000 - DRIFT_PER_MILLE) / 1_000
 }
 
-/// After how long a lease is over for whoever waits for it, by any clock within the bound: `L (1 + e)` and a margin.
+/// After how long a lease is over for whoever waits for it, by any clock within the bound: `L (1 +
+/// e)` and a margin.
 pub fn surely_over(lease: Duration) -> Duration {
     lease * (1_000 + DRIFT_PER_MILLE) / 1_000 + MARGIN
 }
 
-/// After how long, by this process's clock, a lease is over that it hands on to another, who counts it from before it asked.
+/// After how long, by this process's clock, a lease is over that it hands on to another, who counts
+/// it from before it asked.
 pub fn surely_over_elsewhere(left: Duration) -> Duration {
     left * (1_000 + DRIFT_PER_MILLE) / (1_000 - DRIFT_PER_MILLE)
 }
 
-/// Read by every login, so two plain atomics. Each alone only ends it sooner, so they need not be read together.
+/// Read by every login, so two plain atomics. Each alone only ends it sooner, so they need not be
+/// read together.
 #[derive(Debug, Default)]
 pub struct Lease {
     end: AtomicU64,
-    /// The wall clock at its end, were it to run evenly: if it has jumped further, this machine may have slept in a way that
-    /// CLOCK_BOOTTIME did not see.
+    /// The wall clock at its end, were it to run evenly: if it has jumped further, this machine may
+    /// have slept in a way that CLOCK_BOOTTIME did not see.
     wall_end: AtomicI64,
 }
 
@@ -47,7 +52,8 @@ impl Lease {
         self.end.store((from + held(lease)).0, Ordering::Release);
     }
 
-    /// Takes what another process's lease has left, counted from before it was asked. An earlier one that runs longer goes on.
+    /// Takes what another process's lease has left, counted from before it was asked. An earlier
+    /// one that runs longer goes on.
     pub fn take(&self, asked: BootTime, wall_asked: Timestamp, left: Duration) {
         self.wall_end.fetch_max((wall_asked + left).0, Ordering::AcqRel);
         self.end.fetch_max((asked + left).0, Ordering::AcqRel);

@@ -1,6 +1,6 @@
-//! What decides in Latchkey. No I/O, no clock and no randomness of its own: time, messages and random
-//! bytes come in, decisions go out as values. The service, the mail host, the model, the interleavings
-//! and the histories run this same code. See ARCHITECTURE.md.
+//! What decides in Latchkey. No I/O, no clock and no randomness of its own: time, messages and
+//! random bytes come in, decisions go out as values. The service, the mail host, the model, the
+//! interleavings and the histories run this same code. See ARCHITECTURE.md.
 
 pub mod cache;
 pub mod confirmation;

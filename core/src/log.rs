@@ -1,4 +1,5 @@
-//! How far this process has followed the change log, and what the log's head means to it. No I/O and no clock: what a sync answered goes in, what to do comes out.
+//! How far this process has followed the change log, and what the log's head means to it. No I/O
+//! and no clock: what a sync answered goes in, what to do comes out.
 
 use crate::model::{
     change::{Change, Position, Revision},
@@ -24,7 +25,8 @@ pub enum Step {
     Read { after: Revision, up_to: Revision },
     /// Rows were missed that the log no longer has: empty the cache, and go on at `to`.
     Jump { to: Position },
-    /// The last row applied is not in the log: the database has gone back to another history. Empty the cache and join anew.
+    /// The last row applied is not in the log: the database has gone back to another history. Empty
+    /// the cache and join anew.
     Rewound,
 }
 
@@ -51,7 +53,8 @@ impl Progress {
         Step::Read { after: applied.revision, up_to: head.revision }
     }
 
-    /// Notes a row as applied. Rows come in order, without gaps; one that does not is answered back.
+    /// Notes a row as applied. Rows come in order, without gaps; one that does not is answered
+    /// back.
     pub fn advance(&mut self, change: &Change) -> Result<(), Gap> {
         if change.revision.0 != self.applied.revision.0 + 1 {
             return Err(Gap { applied: self.applied.revision, next: change.revision });

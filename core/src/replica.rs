@@ -1,5 +1,6 @@
-//! What logins, watchers and the feed of one process share in memory, and in which order a change goes through it (docs/design.md, "A revocation"). No I/O: `tests/interleavings`
-//! runs it under shuttle.
+//! What logins, watchers and the feed of one process share in memory, and in which order a change
+//! goes through it (docs/design.md, "A revocation"). No I/O: `tests/interleavings` runs it under
+//! shuttle.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -14,7 +15,8 @@ use crate::{
     },
 };
 
-/// See the module. One task, the feed's, changes it; logins and watchers' doors look at it meanwhile.
+/// See the module. One task, the feed's, changes it; logins and watchers' doors look at it
+/// meanwhile.
 pub struct ReplicaState {
     cache: Arc<MailboxCache>,
     watchers: Arc<Watchers>,
@@ -47,7 +49,8 @@ impl ReplicaState {
         self.lease.holds(self.clock.boot(), wall)
     }
 
-    /// As of which revision an entry is right, for who knows that this process has followed the log up to now: `None` if a change has ended it.
+    /// As of which revision an entry is right, for who knows that this process has followed the log
+    /// up to now: `None` if a change has ended it.
     pub fn as_of(&self, entry: &Entry) -> Option<Revision> {
         // Before the entry is looked at: what is applied after that it may not have seen.
         let applied = self.applied();
@@ -56,7 +59,8 @@ impl ReplicaState {
 
     /// The same by the lease, without asking anybody: `None` if there is none, too.
     pub fn as_of_lease(&self, entry: &Entry, wall: Timestamp) -> Option<Revision> {
-        // Before the entry is looked at: a lease that was lost and granted anew in between says nothing about an entry from before.
+        // Before the entry is looked at: a lease that was lost and granted anew in between says
+        // nothing about an entry from before.
         if self.has_lease_at(wall) { self.as_of(entry) } else { None }
     }
 
@@ -66,7 +70,8 @@ impl ReplicaState {
     pub fn apply(&self, change: Change) {
         let revision = change.revision;
         self.cache.apply(&change);
-        // After the cache, so that nothing from before passes for as new as this. Before a watcher hears of it, so that what it asks then is answered as such.
+        // After the cache, so that nothing from before passes for as new as this. Before a watcher
+        // hears of it, so that what it asks then is answered as such.
         self.applied.store(revision.0, Ordering::Release);
         self.watchers.tell(&Arc::new(change));
     }
@@ -81,7 +86,8 @@ impl ReplicaState {
 
     /// A log that is not known yet, or that is of another history: all begin empty at its head.
     pub fn begin(&self, at: Position) {
-        // In another history it may be lower: nothing read from now on is to pass for newer than it is.
+        // In another history it may be lower: nothing read from now on is to pass for newer than it
+        // is.
         self.applied.fetch_min(at.revision.0, Ordering::AcqRel);
         self.jump(at);
     }
@@ -97,14 +103,16 @@ impl ReplicaState {
         self.lease.end();
     }
 
-    /// Everything up to what a sync read is applied: the lease runs from a moment before that sync was asked for.
+    /// Everything up to what a sync read is applied: the lease runs from a moment before that sync
+    /// was asked for.
     pub fn grant(&self, from: BootTime, wall_from: Timestamp, lease: Duration) {
         self.lease.grant(from, wall_from, lease);
     }
 
     /// Uses the cache no more. Whether nobody who watches does either.
     pub fn stop(&self) -> bool {
-        // First: a watcher that renews from here on is granted nothing, and one that did before is seen.
+        // First: a watcher that renews from here on is granted nothing, and one that did before is
+        // seen.
         self.lease.end();
         !self.watchers.has_leases()
     }

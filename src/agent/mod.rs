@@ -1,7 +1,8 @@
 //! `latchkey agent`: the process of a mail host, put together and run.
 //!
-//! A door is a task that owns its listener, started in [`run`] by `run_for_ever` with a [`Host`]; it must not end. When the drain starts it takes no new connection,
-//! and answers what is under way.
+//! A door is a task that owns its listener, started in [`run`] by `run_for_ever` with a [`Host`];
+//! it must not end. When the drain starts it takes no new connection, and answers what is under
+//! way.
 
 mod counts;
 mod limits;
@@ -106,8 +107,8 @@ async fn bind(flag: &str, place: &Place) -> anyhow::Result<Listener> {
     Listener::bind(place).await.with_context(|| format!("{flag}: can't listen on {place}"))
 }
 
-/// Runs an agent on its listeners. When `shutdown` completes, the agent drains: it answers what is under way, and
-/// this returns.
+/// Runs an agent on its listeners. When `shutdown` completes, the agent drains: it answers what is
+/// under way, and this returns.
 pub async fn run(
     args: &Args,
     mut listeners: Listeners,
@@ -182,7 +183,8 @@ fn start_doors(args: &Args, host: &Host, listeners: Listeners) -> Counts {
     let counts = Counts::default();
     let (logins, report) = SmtpLogins::new(Arc::clone(&host.authority), Arc::clone(&host.closers), Arc::clone(&host.clock));
     run_for_ever("refusals", report);
-    // Without a policy socket nobody asks about sessions, and to report them would let revocations wait for them.
+    // Without a policy socket nobody asks about sessions, and to report them would let revocations
+    // wait for them.
     let asked_about = (!policy.is_empty()).then(|| Arc::clone(&logins));
     for (listener, kind) in sasl {
         let sasl = Sasl {
@@ -200,7 +202,8 @@ fn start_doors(args: &Args, host: &Host, listeners: Listeners) -> Counts {
     Counts { smtp_logins: Some(logins), ..counts }
 }
 
-/// Starts what Dovecot's mail processes ask, after it has taken up the sessions that the last agent left open.
+/// Starts what Dovecot's mail processes ask, after it has taken up the sessions that the last agent
+/// left open.
 fn start_dovecot_master(args: &Args, host: &Host, listener: Listener) -> anyhow::Result<()> {
     limits::raise_open_files();
     let folder = args.runtime_dir.join("sessions");

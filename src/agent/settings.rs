@@ -20,7 +20,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a silent connection is tried, and how long its answer may take.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
-/// Run the agent of a mail host: it speaks the mail servers' own protocols, caches, and closes sessions
+/// Run the agent of a mail host: it speaks the mail servers' own protocols, caches, and closes
+/// sessions
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Several values of one variable are separated by spaces.
@@ -30,7 +31,8 @@ Examples:
     --policy-listen unix:/var/spool/postfix/latchkey/policy
   latchkey agent --config /etc/latchkey/agent.toml")]
 pub struct Args {
-    /// A replica to follow, http:// or https://. Several times: the next one is followed when one is gone
+    /// A replica to follow, http:// or https://. Several times: the next one is followed when one
+    /// is gone
     #[arg(long, value_name = "URL", env = "LATCHKEY_SERVER", value_delimiter = ' ', default_value = "http://127.0.0.1:50051")]
     #[arg(hide_env_values = true, value_parser = crate::cli::client::server)]
     pub server: Vec<String>,
@@ -46,34 +48,39 @@ pub struct Args {
     /// A file with the token that names us, where the server asks for one
     #[arg(long, value_name = "FILE", env = "LATCHKEY_TOKEN_FILE", hide_env_values = true)]
     pub token_file: Option<PathBuf>,
-    /// What people call this mail host, in answers, logs and audit events [default: the host's name]
+    /// What people call this mail host, in answers, logs and audit events [default: the host's
+    /// name]
     #[arg(long, value_name = "NAME", env = "LATCHKEY_AGENT_NAME")]
     pub name: Option<String>,
-    /// Answer SASL logins by the Dovecot authentication protocol: unix:/PATH or tcp:HOST:PORT, then ,client=postfix, exim, chasquid,
-    /// radicale or dovecot, and for a Unix socket ,mode=0660. Several times
+    /// Answer SASL logins by the Dovecot authentication protocol: unix:/PATH or tcp:HOST:PORT, then
+    /// ,client=postfix, exim, chasquid, radicale or dovecot, and for a Unix socket ,mode=0660.
+    /// Several times
     #[arg(long, value_name = "SOCKET", env = "LATCHKEY_SASL_LISTEN", value_delimiter = ' ', value_parser = sasl_listen)]
     pub sasl_listen: Vec<SaslListen>,
     /// Be Dovecot's authentication server for its login processes, at this Unix socket
     #[arg(long, value_name = "PATH", env = "LATCHKEY_DOVECOT_LOGIN_LISTEN")]
     pub dovecot_login_listen: Option<PathBuf>,
-    /// Stand between Dovecot's mail processes and its authentication server, at this Unix socket, to close sessions exactly
+    /// Stand between Dovecot's mail processes and its authentication server, at this Unix socket,
+    /// to close sessions exactly
     #[arg(long, value_name = "PATH", env = "LATCHKEY_DOVECOT_MASTER_LISTEN")]
     pub dovecot_master_listen: Option<PathBuf>,
     /// Where Dovecot's authentication server answers its mail processes
     #[arg(long, value_name = "PATH", env = "LATCHKEY_DOVECOT_AUTH_MASTER", default_value = "/run/dovecot/auth-master")]
     pub dovecot_auth_master: PathBuf,
-    /// How long a mail process may take to end by itself when its session is closed, before it is killed
+    /// How long a mail process may take to end by itself when its session is closed, before it is
+    /// killed
     #[arg(long, value_name = "DURATION", env = "LATCHKEY_KILL_AFTER", default_value = "2s",
         value_parser = duration(Duration::from_millis(100)..=Duration::from_secs(60)))]
     pub kill_after: Duration,
     /// Answer over HTTP: nginx's auth_http, Dovecot's Lua passdb, Haraka, /ready
     #[arg(long, value_name = "IP:PORT", env = "LATCHKEY_HTTP_LISTEN")]
     pub http_listen: Option<SocketAddr>,
-    /// Answer Postfix's policy questions, and Exim's: is the login of this SMTP session still good? unix:/PATH[,mode=0660]. Several times
+    /// Answer Postfix's policy questions, and Exim's: is the login of this SMTP session still good?
+    /// unix:/PATH[,mode=0660]. Several times
     #[arg(long, value_name = "SOCKET", env = "LATCHKEY_POLICY_LISTEN", value_delimiter = ' ', value_parser = policy_listen)]
     pub policy_listen: Vec<Place>,
-    /// Which protocol a mail server's service stands for, besides imap, pop3, smtp, submission, sieve and radicale: SERVICE=PROTOCOL.
-    /// Several times
+    /// Which protocol a mail server's service stands for, besides imap, pop3, smtp, submission,
+    /// sieve and radicale: SERVICE=PROTOCOL. Several times
     #[arg(long, value_name = "SERVICE=PROTOCOL", env = "LATCHKEY_SERVICE_PROTOCOL", value_delimiter = ' ', value_parser = service_protocol)]
     pub service_protocol: Vec<(String, Protocol)>,
     /// Where open sessions are remembered, so that a restart of the agent loses none
@@ -111,7 +118,8 @@ impl Args {
         TelemetrySettings { log: self.log.clone(), format: self.log_format }
     }
 
-    /// The replicas, as channels that connect by themselves, and what every call carries to say who calls.
+    /// The replicas, as channels that connect by themselves, and what every call carries to say who
+    /// calls.
     pub(super) fn replicas(&self) -> anyhow::Result<(Vec<Channel>, Credentials)> {
         let files = CredentialFiles {
             ca: self.ca.as_ref(),
@@ -124,7 +132,8 @@ impl Args {
         let channels = servers.iter().map(|server| {
             let endpoint = endpoint(server, concat!("latchkey-agent/", env!("CARGO_PKG_VERSION")))?
                 .connect_timeout(CONNECT_TIMEOUT)
-                // A replica that is cut off without a word is noticed by this, not by TCP's own time of minutes.
+                // A replica that is cut off without a word is noticed by this, not by TCP's own
+                // time of minutes.
                 .http2_keep_alive_interval(KEEP_ALIVE)
                 .keep_alive_timeout(KEEP_ALIVE)
                 .keep_alive_while_idle(true);

@@ -1,4 +1,5 @@
-//! The client's side of the operator commands: which server, on whose behalf, and how the answer is shown.
+//! The client's side of the operator commands: which server, on whose behalf, and how the answer is
+//! shown.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -88,7 +89,8 @@ impl std::fmt::Debug for Credentials {
 }
 
 impl ClientArgs {
-    /// Reads the credentials. The connection itself is made at the first call, so that a command which can't begin says why first.
+    /// Reads the credentials. The connection itself is made at the first call, so that a command
+    /// which can't begin says why first.
     pub(super) fn connect(self) -> Result<Session, Failure> {
         let files = CredentialFiles {
             ca: self.ca.as_ref(),
@@ -198,7 +200,8 @@ impl Interceptor for Credentials {
     }
 }
 
-/// A fresh id for a changing call (RFC 9562 §5.4), so that a call which a proxy says again has no second effect.
+/// A fresh id for a changing call (RFC 9562 §5.4), so that a call which a proxy says again has no
+/// second effect.
 pub(super) fn request_id() -> String {
     uuid::Builder::from_random_bytes(random::bytes()).into_uuid().to_string()
 }

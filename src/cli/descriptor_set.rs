@@ -1,4 +1,5 @@
-//! `latchkey descriptor-set`: the contract as a file, for tools that do not want to ask a server for it.
+//! `latchkey descriptor-set`: the contract as a file, for tools that do not want to ask a server
+//! for it.
 
 use std::{fs, io, path::PathBuf, process::ExitCode};
 
@@ -7,8 +8,8 @@ use crate::{exit::Exit, proto};
 
 /// Write the gRPC contract as a descriptor set, for `grpcurl -protoset` and code generators
 ///
-/// The file is a google.protobuf.FileDescriptorSet with all imports. With it, grpcurl works against servers whose
-/// reflection is off.
+/// The file is a google.protobuf.FileDescriptorSet with all imports. With it, grpcurl works against
+/// servers whose reflection is off.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Examples:

@@ -18,7 +18,8 @@ const GOOD_CLOCKS: [&str; 4] = ["tsc", "kvm-clock", "arch_sys_counter", "hyperv_
 
 /// Look what is wrong with this installation, and say what to do
 ///
-/// Looks at the pepper file, the database, the clock, and the server if one runs. Ends 0 if all is well, 1 if something is to be done.
+/// Looks at the pepper file, the database, the clock, and the server if one runs. Ends 0 if all is
+/// well, 1 if something is to be done.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Examples:

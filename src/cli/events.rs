@@ -16,8 +16,8 @@ use latchkey_core::model::clock::Clock;
 
 /// Show the audit trail of a mailbox, a mail service or an organization, newest first.
 ///
-/// It shows who changed what, when and from where. For a mailbox it also shows logins, counted by device, protocol, client address,
-/// outcome and hour. Times are in UTC.
+/// It shows who changed what, when and from where. For a mailbox it also shows logins, counted by
+/// device, protocol, client address, outcome and hour. Times are in UTC.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -39,7 +39,8 @@ pub(super) struct Options {
     /// Only events of this device: its id, or, with ADDRESS, its name
     #[arg(long)]
     device: Option<String>,
-    /// Only from then on: a day (2026-11-01, from its beginning here), a moment (2026-11-01T12:00:00Z) or a time ago (7d)
+    /// Only from then on: a day (2026-11-01, from its beginning here), a moment
+    /// (2026-11-01T12:00:00Z) or a time ago (7d)
     #[arg(long, value_name = "WHEN", value_parser = moment)]
     since: Option<prost_types::Timestamp>,
     /// Only before then, in the same forms

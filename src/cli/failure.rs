@@ -1,4 +1,5 @@
-//! Why a command did not do what it was asked: one line of what happened, one of what to do, and how the program ends.
+//! Why a command did not do what it was asked: one line of what happened, one of what to do, and
+//! how the program ends.
 
 use std::io;
 
@@ -52,7 +53,8 @@ impl Failure {
         self
     }
 
-    /// A failed login check is never a DENY, so 1 stands for DENY alone: what can't be asked is a matter of usage, all else is no answer.
+    /// A failed login check is never a DENY, so 1 stands for DENY alone: what can't be asked is a
+    /// matter of usage, all else is no answer.
     pub(super) fn of_login(mut self) -> Self {
         let asked_wrongly = self.details.get("code").is_some_and(|code| code == "INVALID_ARGUMENT");
         if self.exit == Exit::Refused {

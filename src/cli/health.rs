@@ -11,8 +11,9 @@ use crate::exit::Exit;
 
 /// Ask whether a server is ready for logins.
 ///
-/// Uses the gRPC health protocol, over TLS if --server begins with https://. Needs no token. Exits with 0 if the server
-/// is ready, 1 if it is not (it is starting, draining, or cut off from its database), and 3 if there is no answer.
+/// Uses the gRPC health protocol, over TLS if --server begins with https://. Needs no token. Exits
+/// with 0 if the server is ready, 1 if it is not (it is starting, draining, or cut off from its
+/// database), and 3 if there is no answer.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Examples:

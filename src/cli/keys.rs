@@ -25,7 +25,8 @@ pub(super) struct Args {
 enum Command {
     /// Make a new pepper file, with one key
     ///
-    /// `serve` does this by itself at its first start; several replicas need the same file, so make it once and take it to each. Never overwrites one.
+    /// `serve` does this by itself at its first start; several replicas need the same file, so make
+    /// it once and take it to each. Never overwrites one.
     #[command(after_help = "\
 Example:
   latchkey keys generate --pepper-file /etc/latchkey/pepper")]

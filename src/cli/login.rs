@@ -16,8 +16,8 @@ const FRONTEND: &str = "latchkey login";
 
 /// Ask whether a login would be let in, and why.
 ///
-/// Asks for the password without showing it. It is a login like any other: it stands in the audit trail, and counts for the
-/// throttle. Ends 0 for ALLOW, 1 for DENY and 3 when there is no answer.
+/// Asks for the password without showing it. It is a login like any other: it stands in the audit
+/// trail, and counts for the throttle. Ends 0 for ALLOW, 1 for DENY and 3 when there is no answer.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Examples:

@@ -28,7 +28,8 @@ pub(super) struct Args {
 
 #[derive(Subcommand, Debug)]
 pub(super) enum MailboxCommand {
-    /// Make a mailbox, move it to another mail service of the organization, or replace its generic password
+    /// Make a mailbox, move it to another mail service of the organization, or replace its generic
+    /// password
     #[command(after_help = "\
 Examples:
   latchkey mailbox put alice@example.com --service example-mail
@@ -39,7 +40,8 @@ Examples:
         /// The mail service that holds it
         #[arg(long, value_name = "ID")]
         service: String,
-        /// Its generic password's hash, `{SCHEME}…` or `$mcf$…` (others on this machine can see arguments: see the next)
+        /// Its generic password's hash, `{SCHEME}…` or `$mcf$…` (others on this machine can see
+        /// arguments: see the next)
         #[arg(long, value_name = "HASH", conflicts_with = "generic_hash_stdin")]
         generic_hash: Option<String>,
         /// Reads that hash from standard input, up to the end of the first line

@@ -19,8 +19,8 @@ const ROLES: [&str; 3] = ["legal-representative", "administrator", "collaborator
 
 /// Say who belongs to an organization, and in which role.
 ///
-/// Legal representatives and administrators may manage all its mailboxes; collaborators those of the mail services that they were
-/// given the right to (`latchkey service grant`).
+/// Legal representatives and administrators may manage all its mailboxes; collaborators those of
+/// the mail services that they were given the right to (`latchkey service grant`).
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Example:\n  latchkey member put bob administrator --organization example")]
 pub(super) struct Args {

@@ -1,4 +1,5 @@
-//! Floor 5: the command line. One file a command; those of operators are gRPC clients and hold no rules.
+//! Floor 5: the command line. One file a command; those of operators are gRPC clients and hold no
+//! rules.
 
 pub(crate) mod client;
 mod completions;
@@ -53,7 +54,8 @@ Examples:
   latchkey login alice@example.com --protocol imap")]
 pub struct Cli {
     /// A TOML file with settings
-    // Read by `config::with_file` before clap sees it; it stands here for the help and so that clap knows it.
+    // Read by `config::with_file` before clap sees it; it stands here for the help and so that clap
+    // knows it.
     #[arg(long, value_name = "FILE", env = "LATCHKEY_CONFIG", global = true, hide_env_values = true)]
     config: Option<PathBuf>,
     #[command(subcommand)]

@@ -52,8 +52,9 @@ pub(super) fn write_all(out: &mut dyn Write, bytes: &[u8]) -> Result<(), Failure
     Ok(out.flush()?)
 }
 
-/// A message in proto3's JSON mapping, with the proto's own field names, and with fields that hold their default, so that the shape
-/// is always the same. 64-bit numbers are strings there, as the mapping wants it.
+/// A message in proto3's JSON mapping, with the proto's own field names, and with fields that hold
+/// their default, so that the shape is always the same. 64-bit numbers are strings there, as the
+/// mapping wants it.
 pub(super) fn json_of<M: Message + Name>(message: &M) -> Result<String, Failure> {
     let unprintable = |cause: String| Failure::refused(format!("the answer can't be shown as JSON: {cause}"));
     let name = M::full_name();

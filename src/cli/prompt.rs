@@ -1,4 +1,5 @@
-//! What is asked of the person, or read from standard input: passwords (never arguments, which `ps` shows to everybody) and a yes.
+//! What is asked of the person, or read from standard input: passwords (never arguments, which `ps`
+//! shows to everybody) and a yes.
 
 use std::io::{self, BufRead, Read, Write};
 
@@ -62,7 +63,8 @@ pub(super) fn secret_from_stdin(flag: &str) -> Result<Secret, Failure> {
     Ok(Secret::new(line))
 }
 
-/// Asks for a yes; only `y` or `yes` is one. Where nobody can be asked, `otherwise` names the flag that says yes beforehand.
+/// Asks for a yes; only `y` or `yes` is one. Where nobody can be asked, `otherwise` names the flag
+/// that says yes beforehand.
 pub(super) fn confirm(question: &str, otherwise: &str) -> Result<bool, Failure> {
     if !is_interactive() {
         return Err(Failure::usage(format!("{question} There is no terminal to ask on")).with_advice(otherwise));

@@ -14,7 +14,8 @@ use crate::{exit::Exit, proto};
 
 /// Make, look up and delete mail services, and say who may manage them.
 ///
-/// A mail service is a product of an organization, holding mailboxes. Ids are your own: 1 to 128 visible ASCII characters.
+/// A mail service is a product of an organization, holding mailboxes. Ids are your own: 1 to 128
+/// visible ASCII characters.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -72,7 +73,8 @@ pub(super) enum ServiceCommand {
         /// The person's id
         user: String,
     },
-    /// Take that right, and disconnect the person's devices there, unless their role still gives access
+    /// Take that right, and disconnect the person's devices there, unless their role still gives
+    /// access
     #[command(after_help = "Example:\n  latchkey service revoke example-mail bob")]
     Revoke {
         /// The mail service's id

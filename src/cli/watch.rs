@@ -27,9 +27,10 @@ const NAME: &str = "latchkey watch";
 
 /// Show changes and revocations as they happen, and who acknowledged them after how long.
 ///
-/// Prints a line for each change: how many mailboxes it concerns, and which passwords it ended. Lines below it show who acknowledged
-/// it, and after how long: first the mail hosts, with the sessions that they closed, then the replicas. Times count from when the
-/// replica that is asked applied the change. Runs until it is interrupted. Exits with 3 when the server stops.
+/// Prints a line for each change: how many mailboxes it concerns, and which passwords it ended.
+/// Lines below it show who acknowledged it, and after how long: first the mail hosts, with the
+/// sessions that they closed, then the replicas. Times count from when the replica that is asked
+/// applied the change. Runs until it is interrupted. Exits with 3 when the server stops.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -57,8 +58,8 @@ impl Options {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         let watcher_id = uuid::Builder::from_random_bytes(random::bytes()).into_uuid().to_string();
         let hello = Hello { protocol_version: 1, name: NAME.to_owned(), watcher_id, resume: None, observe: true };
-        // It caches nothing and holds no lease, so no revocation waits for it. It acknowledges only so that
-        // observers see it.
+        // It caches nothing and holds no lease, so no revocation waits for it. It acknowledges only
+        // so that observers see it.
         let (acknowledge, acknowledgements) = tokio::sync::mpsc::unbounded_channel();
         let acknowledgements = tokio_stream::wrappers::UnboundedReceiverStream::new(acknowledgements);
         let requests = once(proto::WatchRequest { message: Some(Request::Hello(hello)) }).chain(acknowledgements);

@@ -1,7 +1,8 @@
 //! How a connection of the Dovecot authentication protocol begins. Pure.
 //!
-//! The server speaks first and says everything at once: Exim sends nothing before it has read `DONE`, and Radicale
-//! reads once, at most 1,024 bytes. Postfix and Exim take a socket whose `SPID` comes before any `MECH` for another one.
+//! The server speaks first and says everything at once: Exim sends nothing before it has read
+//! `DONE`, and Radicale reads once, at most 1,024 bytes. Postfix and Exim take a socket whose
+//! `SPID` comes before any `MECH` for another one.
 
 use std::fmt::Write;
 

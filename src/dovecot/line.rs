@@ -1,5 +1,6 @@
-//! Lines of the Dovecot authentication protocol: LF ends a line, TAB separates its fields, and a field escapes
-//! what would be mistaken for either. Pure: bytes come in by [`Lines::push`], lines go out by [`Lines::next_line`].
+//! Lines of the Dovecot authentication protocol: LF ends a line, TAB separates its fields, and a
+//! field escapes what would be mistaken for either. Pure: bytes come in by [`Lines::push`], lines
+//! go out by [`Lines::next_line`].
 //!
 //! | input | outcome |
 //! | --- | --- |
@@ -42,7 +43,8 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Takes what arrived. The caller takes all lines out before the next push, so that the buffer stays small.
+    /// Takes what arrived. The caller takes all lines out before the next push, so that the buffer
+    /// stays small.
     pub fn push(&mut self, bytes: &[u8]) {
         let held = self.bytes.len() - self.start;
         if self.start > 0 {

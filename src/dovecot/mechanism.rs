@@ -1,5 +1,5 @@
-//! The SASL mechanisms that a mail program's password can be asked by: PLAIN (RFC 4616) and LOGIN, which Outlook
-//! needs for SMTP. Pure.
+//! The SASL mechanisms that a mail program's password can be asked by: PLAIN (RFC 4616) and LOGIN,
+//! which Outlook needs for SMTP. Pure.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use zeroize::Zeroizing;
@@ -58,8 +58,9 @@ const USERNAME: &str = "VXNlcm5hbWU6";
 const PASSWORD: &str = "UGFzc3dvcmQ6";
 
 impl Exchange {
-    /// Begins with the response that came with the request, if one did. An empty one is none: neither mechanism
-    /// could begin with it, and Exim sends it whenever its client has sent nothing.
+    /// Begins with the response that came with the request, if one did. An empty one is none:
+    /// neither mechanism could begin with it, and Exim sends it whenever its client has sent
+    /// nothing.
     pub fn begin(mechanism: &str, initial: Option<Response>) -> Step {
         let (exchange, question) = if mechanism.eq_ignore_ascii_case("PLAIN") {
             (Self::Plain, "")

@@ -1,5 +1,5 @@
-//! Floor 4: the Dovecot authentication protocol, from the server's side. Postfix, Exim, chasquid, Radicale and
-//! Dovecot itself ask by it whether a login may proceed.
+//! Floor 4: the Dovecot authentication protocol, from the server's side. Postfix, Exim, chasquid,
+//! Radicale and Dovecot itself ask by it whether a login may proceed.
 
 pub mod command;
 pub mod handshake;

@@ -1,7 +1,8 @@
-//! The server of the Dovecot authentication protocol, for mail servers that log clients in by PLAIN and LOGIN.
+//! The server of the Dovecot authentication protocol, for mail servers that log clients in by PLAIN
+//! and LOGIN.
 //!
-//! Whatever comes in, the outcome is a refusal or the end of that one connection; never a crash, a wait without end,
-//! or one client's answer to another.
+//! Whatever comes in, the outcome is a refusal or the end of that one connection; never a crash, a
+//! wait without end, or one client's answer to another.
 //!
 //! | input | outcome |
 //! | --- | --- |
@@ -20,9 +21,9 @@
 //! | a client that does not read | the connection ends after [`Timeouts::write`] |
 //! | more than [`MAX_CONNECTIONS`] connections | they wait to be accepted |
 //!
-//! "Try later" depends on who asks ([`ClientKind`]): Postfix and Exim take every `FAIL` for a wrong password, so
-//! their connection is closed instead. Dovecot's login processes ask for many clients at once and read
-//! `code=temp_fail`.
+//! "Try later" depends on who asks ([`ClientKind`]): Postfix and Exim take every `FAIL` for a wrong
+//! password, so their connection is closed instead. Dovecot's login processes ask for many clients
+//! at once and read `code=temp_fail`.
 
 use std::{
     collections::VecDeque,
@@ -66,7 +67,8 @@ use latchkey_core::model::{
 
 /// Connections at a time, at one socket.
 const MAX_CONNECTIONS: usize = 4_096;
-/// Open requests at a time, on one connection. One login process of Dovecot serves up to 1,000 clients.
+/// Open requests at a time, on one connection. One login process of Dovecot serves up to 1,000
+/// clients.
 const MAX_OPEN: usize = 1_024;
 /// Of one read.
 const READ_BYTES: usize = 16 << 10;
@@ -436,7 +438,8 @@ impl Connection {
                     return self.try_later(id);
                 }
                 self.sasl.counts.allowed.fetch_add(1, Relaxed);
-                // First, since Exim reads nothing else. An address holds nothing that needs an escape.
+                // First, since Exim reads nothing else. An address holds nothing that needs an
+                // escape.
                 let user = format!("user={}", attempt.address);
                 self.answer(&["OK", &id.to_string(), &user]);
             }

@@ -1,4 +1,5 @@
-//! The server of the Dovecot protocol, from the outside: a Unix socket, and an authority that answers as planned.
+//! The server of the Dovecot protocol, from the outside: a Unix socket, and an authority that
+//! answers as planned.
 
 use std::{sync::Arc, time::Duration};
 

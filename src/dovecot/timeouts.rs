@@ -9,7 +9,8 @@ pub struct Timeouts {
     pub handshake: Duration,
     /// From a read that ends within a line to the rest of it.
     pub half_line: Duration,
-    /// From a mechanism's question to its answer: a mail program may take its time, within its server's own limits.
+    /// From a mechanism's question to its answer: a mail program may take its time, within its
+    /// server's own limits.
     pub question: Duration,
     /// For our answer to a login. Postfix gives up after 10 s.
     pub answer: Duration,

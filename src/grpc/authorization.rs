@@ -151,7 +151,8 @@ async fn answer_stream(
                         },
                     }
                 }
-                // What can't be read can't be answered by its number, and nothing after it can be trusted.
+                // What can't be read can't be answered by its number, and nothing after it can be
+                // trusted.
                 Some(Err(unreadable)) => {
                     let _ = answers.send(Err(unreadable)).await;
                     return;

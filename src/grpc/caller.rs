@@ -1,4 +1,5 @@
-//! Who calls: by a bearer token or a client certificate. And for whom: the metadata `latchkey-actor`.
+//! Who calls: by a bearer token or a client certificate. And for whom: the metadata
+//! `latchkey-actor`.
 
 use std::{collections::HashMap, fmt, fs, path::Path, sync::Arc};
 
@@ -32,7 +33,8 @@ enum Callers {
     /// Everyone, as the operator `local`: for a loopback address only.
     Local(Arc<Identity>),
     Known {
-        /// By the SHA-256 of the token: the time of a lookup by digest reveals nothing of the token.
+        /// By the SHA-256 of the token: the time of a lookup by digest reveals nothing of the
+        /// token.
         by_token: HashMap<[u8; 32], Arc<Identity>>,
         by_certificate: HashMap<String, Arc<Identity>>,
     },
@@ -69,7 +71,8 @@ impl CallerPolicy {
         Self(Arc::new(Callers::Local(Arc::new(Identity { name: "local".into(), roles }))))
     }
 
-    /// The callers that a file names, in TOML: `[[caller]]` with `name`, `roles` and `token_sha256` or `certificate_name`.
+    /// The callers that a file names, in TOML: `[[caller]]` with `name`, `roles` and `token_sha256`
+    /// or `certificate_name`.
     pub fn load(file: &Path) -> Result<Self, CallersFileError> {
         let failed = |problem: String| CallersFileError { file: file.display().to_string(), problem };
         let metadata = fs::metadata(file).map_err(|error| failed(format!("can't be read: {error}")))?;
@@ -200,8 +203,8 @@ pub(super) fn acting_manager<T>(request: &Request<T>) -> Result<Requester, Statu
     Ok(who)
 }
 
-/// Who goes on waiting for a revocation, and for which: of the services whose role they have. One that is
-/// no operator must name the person it acts for, for those of a manager.
+/// Who goes on waiting for a revocation, and for which: of the services whose role they have. One
+/// that is no operator must name the person it acts for, for those of a manager.
 pub(super) fn awaiting<T>(request: &Request<T>) -> Result<(Requester, MayAwait), Status> {
     let roles = identity(request)?.roles;
     let is_operator = roles.contains(Roles::OPERATOR);

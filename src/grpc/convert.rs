@@ -1,4 +1,5 @@
-//! From messages to the model and back. Pure functions; what comes in is within its bounds when it leaves here.
+//! From messages to the model and back. Pure functions; what comes in is within its bounds when it
+//! leaves here.
 
 use prost_types::{Duration as ProtoDuration, Timestamp as ProtoTimestamp};
 

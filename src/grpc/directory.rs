@@ -326,7 +326,8 @@ impl directory_server::Directory for DirectoryService {
     }
 }
 
-/// Puts batch after batch in, until the stream ends, its reader is gone, or the server drains. A batch under way is finished.
+/// Puts batch after batch in, until the stream ends, its reader is gone, or the server drains. A
+/// batch under way is finished.
 async fn import_batches(
     directory: Arc<Directory>,
     drain: Drain,

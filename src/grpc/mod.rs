@@ -1,5 +1,5 @@
-//! Floor 4: the gRPC services. They parse requests, call a use case, and turn its answer into a message.
-//! They hold no rules.
+//! Floor 4: the gRPC services. They parse requests, call a use case, and turn its answer into a
+//! message. They hold no rules.
 
 pub mod authorization;
 pub mod caller;

@@ -1,4 +1,5 @@
-//! Pages of a list: sizes within bounds, and tokens that are good for the one list that they came from.
+//! Pages of a list: sizes within bounds, and tokens that are good for the one list that they came
+//! from.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use sha2::{Digest, Sha256};
@@ -45,7 +46,8 @@ impl List {
         String::from_utf8(key.to_vec()).map(Some).map_err(|_| refuse())
     }
 
-    /// Cuts what was asked for with one more than the page holds, and answers the token of the next page; empty on the last.
+    /// Cuts what was asked for with one more than the page holds, and answers the token of the next
+    /// page; empty on the last.
     pub(super) fn cut<T>(&self, rows: &mut Vec<T>, size: usize, key: impl Fn(&T) -> String) -> String {
         if rows.len() <= size {
             return String::new();

@@ -1,5 +1,5 @@
-//! Says in the log that callers were refused: which and why, at most once in a while, since anybody can be
-//! refused as often as they like.
+//! Says in the log that callers were refused: which and why, at most once in a while, since anybody
+//! can be refused as often as they like.
 
 use std::{
     net::SocketAddr,

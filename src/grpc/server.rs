@@ -1,4 +1,5 @@
-//! The server under the services: its limits, its TLS, who calls, health, reflection, and how it drains.
+//! The server under the services: its limits, its TLS, who calls, health, reflection, and how it
+//! drains.
 
 use std::{
     future::ready,
@@ -46,7 +47,8 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub struct ServerSettings {
     pub tls: Option<TlsSettings>,
-    /// At a time, on one connection. A denial holds its place until its time is up, so this bounds how many wrong guesses a second one connection can make.
+    /// At a time, on one connection. A denial holds its place until its time is up, so this bounds
+    /// how many wrong guesses a second one connection can make.
     pub max_streams: u32,
     /// At a time, in all; more are refused at once.
     pub max_calls: usize,
@@ -123,14 +125,16 @@ pub fn routes(services: Services, policy: &CallerPolicy) -> Result<(Routes, Heal
 /// The guard, inside of what watches.
 pub type Guarded<L> = Stack<GuardLayer, Stack<L, layer::util::Identity>>;
 
-/// Connections as they come, for a [`builder`]'s server. Without delay: a small message would wait for the other side's acknowledgement, which takes 40 ms. The builder's own
-/// settings of this are for sockets that it opens itself.
+/// Connections as they come, for a [`builder`]'s server. Without delay: a small message would wait
+/// for the other side's acknowledgement, which takes 40 ms. The builder's own settings of this are
+/// for sockets that it opens itself.
 pub fn incoming(listener: TcpListener) -> impl Stream<Item = io::Result<Connection>> {
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(KEEPALIVE_INTERVAL));
     incoming.map_ok(Connection::new)
 }
 
-/// A server with its limits, for [`routes`]. `watch` sees each call, also those that the limits refuse.
+/// A server with its limits, for [`routes`]. `watch` sees each call, also those that the limits
+/// refuse.
 pub fn builder<L>(settings: &ServerSettings, watch: L) -> Result<Server<Guarded<L>>, tonic::transport::Error> {
     let mut server = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))

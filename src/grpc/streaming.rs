@@ -1,5 +1,5 @@
-//! Answers to a stream, made by a task of their own. A panic in it ends the stream with an error, because an
-//! end without one would look like success.
+//! Answers to a stream, made by a task of their own. A panic in it ends the stream with an error,
+//! because an end without one would look like success.
 
 use std::panic::AssertUnwindSafe;
 

@@ -1,5 +1,5 @@
-//! `Watch`. A task of its own handles what a watcher sends; what it is sent comes straight from its queue
-//! in the roster of watchers. Sessions that memory cannot judge are judged here.
+//! `Watch`. A task of its own handles what a watcher sends; what it is sent comes straight from its
+//! queue in the roster of watchers. Sessions that memory cannot judge are judged here.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -131,14 +131,16 @@ impl WatchService {
         let (end, ended) = oneshot::channel();
         tokio::spawn(async move {
             let received = AssertUnwindSafe(receive(watcher, requests, self.drain, cut_off)).catch_unwind().await;
-            // The watcher has left the roster by now, so its queue ends; this error comes last. The watcher may have hung up.
+            // The watcher has left the roster by now, so its queue ends; this error comes last. The
+            // watcher may have hung up.
             let _ = end.send(received.unwrap_or_else(|_| Err(status::internal())));
         });
         Ok(Responses { first: Some(welcome), messages, doubtful, ended: Some(ended) })
     }
 }
 
-/// Handles a watcher's messages until one of the two ends the stream; answers the error to end it with.
+/// Handles a watcher's messages until one of the two ends the stream; answers the error to end it
+/// with.
 async fn receive(
     watcher: Connected,
     mut requests: Streaming<proto::WatchRequest>,
@@ -215,8 +217,8 @@ impl Connected {
                 }
                 sessions.into_iter().try_for_each(|opened| self.opened(opened))
             }
-            // Counts go by the change that ended the session's password here; the watcher's figure is for
-            // people who read the messages.
+            // Counts go by the change that ended the session's password here; the watcher's figure
+            // is for people who read the messages.
             Some(Request::SessionsClosed(watch_request::SessionsClosed { numbers, revision: _ })) => {
                 self.ended(&numbers, End::Closed)
             }
@@ -238,7 +240,8 @@ impl Connected {
         self.watchers.sessions_ended(self.number, numbers, end).map_err(protocol_error)
     }
 
-    /// Logins that the watcher answered from its cache are counted as if they had been answered here.
+    /// Logins that the watcher answered from its cache are counted as if they had been answered
+    /// here.
     fn cached_logins(&self, counts: Vec<watch_request::cached_logins::Count>) -> Result<(), Status> {
         if counts.is_empty() || counts.len() > MAX_SESSIONS_AT_ONCE {
             return Err(invalid(&Invalid::new("counts", "must be 1 to 1,000 at once")));
@@ -292,8 +295,8 @@ impl Drop for Connected {
     }
 }
 
-/// Judges sessions, each until there is an answer. The watcher is sent those that are no longer valid, to
-/// close.
+/// Judges sessions, each until there is an answer. The watcher is sent those that are no longer
+/// valid, to close.
 async fn judge_sessions(
     login: Arc<Login>,
     watchers: Arc<Watchers>,
@@ -310,7 +313,8 @@ async fn judge_sessions(
         watchers.judged(watcher, &doubtful, reason, revision);
     };
     while let Some(batch) = sessions.recv().await {
-        // One mailbox's after each other: the first may cost a read, and the others find it in the cache.
+        // One mailbox's after each other: the first may cost a read, and the others find it in the
+        // cache.
         let mut by_mailbox: HashMap<Address, Sessions> = HashMap::new();
         for doubtful in batch {
             by_mailbox.entry(doubtful.session.address.clone()).or_default().push(doubtful);

@@ -1,4 +1,5 @@
-//! Floor 2: a pool of threads of its own for hashing, so that argon2 takes no time from the event loop: each keeps its memory, and yields to whoever answers warm logins.
+//! Floor 2: a pool of threads of its own for hashing, so that argon2 takes no time from the event
+//! loop: each keeps its memory, and yields to whoever answers warm logins.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -110,7 +111,8 @@ impl HashingPool {
         HashingCounts { queued: state.queue.len(), ..state.counts }
     }
 
-    /// Whether a password is a hash's. Joins a run under way for the same `job`: a digest of hash and password.
+    /// Whether a password is a hash's. Joins a run under way for the same `job`: a digest of hash
+    /// and password.
     pub async fn verify(&self, job: [u8; 32], password: Secret, hash: PasswordHash) -> Verdict {
         let (done, answer) = oneshot::channel();
         let is_first = {

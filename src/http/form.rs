@@ -1,4 +1,5 @@
-//! Percent-encoding, and forms: `name=value` pairs of a request's body. What is not encoded rightly is refused, never guessed.
+//! Percent-encoding, and forms: `name=value` pairs of a request's body. What is not encoded rightly
+//! is refused, never guessed.
 
 use std::fmt;
 

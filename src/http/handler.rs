@@ -153,7 +153,8 @@ fn later(status: StatusCode, why: &str) -> Answer {
 fn lines(fields: &[(&str, &str)]) -> Answer {
     let mut body = String::new();
     for (name, value) in fields {
-        // An address, an identifier, a word of ours: none can hold one. If one did, it would be another's line.
+        // An address, an identifier, a word of ours: none can hold one. If one did, it would be
+        // another's line.
         if value.chars().any(char::is_control) {
             return later(StatusCode::INTERNAL_SERVER_ERROR, "an answer that can't be written");
         }

@@ -1,4 +1,5 @@
-//! Floor 4: the agent's HTTP interface, for mail servers that ask over HTTP. docs/mail-servers.md has it for administrators.
+//! Floor 4: the agent's HTTP interface, for mail servers that ask over HTTP. docs/mail-servers.md
+//! has it for administrators.
 //!
 //! | request | from | answer |
 //! | --- | --- | --- |
@@ -8,21 +9,24 @@
 //! | `GET /health` | a service manager | 200 while the process runs |
 //! | `GET /ready` | a load balancer | 200 if logins can be answered, else 503 |
 //!
-//! **`POST /login`**: the body is `name=value` pairs joined by `&`, percent-encoded (application/x-www-form-urlencoded, so a
-//! `+` is a space). `user`, `password` and `protocol` are required (`imap`, `pop3`, `smtp`, `submission`, `sieve`, `caldav` …); `rip`
-//! is the client's address; `session` is the mail server's own name for the session, for our log; unknown names are ignored.
-//! The status is 200 and the body is lines `name=value`, each ended by LF, with values as they are (they hold no control
-//! characters). `result` comes first:
-//! - `result=ok`, then `user=` (the canonical address), `device=` (the device's id) and `admission=` (what names this
-//!   login to `/check` and to the agent: Dovecot hands it back as `userdb_latchkey_session`; at most 1,024 bytes of
-//!   letters, digits, `-` and `_`).
+//! **`POST /login`**: the body is `name=value` pairs joined by `&`, percent-encoded
+//! (application/x-www-form-urlencoded, so a `+` is a space). `user`, `password` and `protocol` are
+//! required (`imap`, `pop3`, `smtp`, `submission`, `sieve`, `caldav` …); `rip` is the client's
+//! address; `session` is the mail server's own name for the session, for our log; unknown names are
+//! ignored. The status is 200 and the body is lines `name=value`, each ended by LF, with values as
+//! they are (they hold no control characters). `result` comes first:
+//! - `result=ok`, then `user=` (the canonical address), `device=` (the device's id) and
+//!   `admission=` (what names this login to `/check` and to the agent: Dovecot hands it back as
+//!   `userdb_latchkey_session`; at most 1,024 bytes of letters, digits, `-` and `_`).
 //! - `result=denied`, then `reason=` (a word for the server's log, never for the mail client).
-//! - `result=later`: no answer. Whatever else comes back (another status, no `result`) means the same.
+//! - `result=later`: no answer. Whatever else comes back (another status, no `result`) means the
+//!   same.
 //!
-//! **`POST /check`**: `admission` is required, `rip` and `protocol` are as at the login. `result=ok`, `result=ended` with
-//! `reason=`, or `result=later`.
+//! **`POST /check`**: `admission` is required, `rip` and `protocol` are as at the login.
+//! `result=ok`, `result=ended` with `reason=`, or `result=later`.
 //!
-//! Every request but `/health` and `/ready` carries the secret in the header `Latchkey-Key` if the agent has one.
+//! Every request but `/health` and `/ready` carries the secret in the header `Latchkey-Key` if the
+//! agent has one.
 
 pub mod form;
 mod handler;
@@ -68,7 +72,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Settings {
     /// What a request has to carry in `Latchkey-Key`; `None`: nothing.
     pub secret: Option<Secret>,
-    /// Where nginx sends a client that may log in, by protocol. nginx takes IP addresses only, no names.
+    /// Where nginx sends a client that may log in, by protocol. nginx takes IP addresses only, no
+    /// names.
     pub backends: BTreeMap<&'static str, SocketAddr>,
     /// What the login log calls this host's frontends.
     pub frontend: String,

@@ -1,7 +1,9 @@
-//! nginx's mail proxy (`auth_http`): the question is in the request's headers, the answer in those of the response.
+//! nginx's mail proxy (`auth_http`): the question is in the request's headers, the answer in those
+//! of the response.
 //!
-//! nginx looks at headers only, whatever the status; without `Auth-Status` the client meets an internal error. Each protocol has
-//! words of its own for a denial and for "try later": IMAP and POP3 have a response code in the text, SMTP a reply code.
+//! nginx looks at headers only, whatever the status; without `Auth-Status` the client meets an
+//! internal error. Each protocol has words of its own for a denial and for "try later": IMAP and
+//! POP3 have a response code in the text, SMTP a reply code.
 
 use std::net::IpAddr;
 
@@ -10,7 +12,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, header::InvalidHeaderValue};
 use super::{Authority, Login, Settings, form};
 use latchkey_core::model::{address::Address, protocol::Protocol, secret::Secret, verdict::Attempt};
 
-/// nginx holds a refusal for so long, so that guessing is slow, and lets the client try again on the same connection.
+/// nginx holds a refusal for so long, so that guessing is slow, and lets the client try again on
+/// the same connection.
 const WAIT_SECONDS: u64 = 2;
 /// From this attempt of a connection on, nginx closes it.
 const LAST_ATTEMPT: u64 = 5;
@@ -25,7 +28,8 @@ enum Outcome {
         server: std::net::SocketAddr,
     },
     Denied,
-    /// The client asked for what this proxy does not do: a mechanism other than PLAIN and LOGIN, or mail without a login.
+    /// The client asked for what this proxy does not do: a mechanism other than PLAIN and LOGIN, or
+    /// mail without a login.
     LoginNeeded,
     TryLater,
 }
@@ -86,7 +90,8 @@ impl<'h> Question<'h> {
             Some(_) => return Outcome::LoginNeeded,
             None => return Outcome::TryLater,
         }
-        // Before the password is judged: a proxy without a place to go is no reason to count a login.
+        // Before the password is judged: a proxy without a place to go is no reason to count a
+        // login.
         let Some(server) = settings.backends.get(dialect.protocol().name()).copied() else {
             tracing::warn!(protocol = dialect.protocol().name(), "nginx asks for a protocol that has no --nginx-backend");
             return Outcome::TryLater;
@@ -109,14 +114,15 @@ impl<'h> Question<'h> {
         }
     }
 
-    /// A percent-encoded header: `None` if it is missing or broken, `Err` if what it says is beyond every bound.
+    /// A percent-encoded header: `None` if it is missing or broken, `Err` if what it says is beyond
+    /// every bound.
     fn field(&self, name: &str) -> Option<Result<Secret, ()>> {
         let value = form::decode(self.headers.get(name)?.as_bytes(), false).ok().map(Secret::new)?;
         Some(if (1..=MAX_FIELD_BYTES).contains(&value.expose().len()) { Ok(value) } else { Err(()) })
     }
 
-    /// No value that came from the client goes into a header but the canonical address, which holds no control characters;
-    /// and a [`HeaderValue`] can't be made of any.
+    /// No value that came from the client goes into a header but the canonical address, which holds
+    /// no control characters; and a [`HeaderValue`] can't be made of any.
     fn render(&self, outcome: &Outcome) -> Result<HeaderMap, InvalidHeaderValue> {
         let mut answer = HeaderMap::new();
         let mut put = |name: &'static str, value: &str| -> Result<(), InvalidHeaderValue> {

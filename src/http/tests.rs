@@ -1,4 +1,5 @@
-//! The HTTP interface over a socket, as mail servers use it: with an authority that answers by the user's name.
+//! The HTTP interface over a socket, as mail servers use it: with an authority that answers by the
+//! user's name.
 
 use std::{
     net::{IpAddr, SocketAddr},

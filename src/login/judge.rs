@@ -35,8 +35,8 @@ use latchkey_core::{
 
 /// A mailbox that changes this often while one login is under way is not worth more tries.
 pub(super) const MAX_ROUNDS: usize = 8;
-/// Denials wait together for a sync: so many syncs in the time that one denial takes, however many guesses
-/// there are.
+/// Denials wait together for a sync: so many syncs in the time that one denial takes, however many
+/// guesses there are.
 const SYNCS_PER_DENIAL: u32 = 4;
 
 /// What was found of a login that memory alone could not allow. Judging it takes this over, so that
@@ -66,7 +66,8 @@ pub struct Login {
     pub login_log: Arc<LoginLog>,
     pub upgrades: Upgrades,
     pub clock: SharedClock,
-    /// Denials are answered at a multiple of this after the login's arrival: nearly always the first.
+    /// Denials are answered at a multiple of this after the login's arrival: nearly always the
+    /// first.
     pub denial_delay: Duration,
 }
 
@@ -107,8 +108,9 @@ impl Login {
         let arrived = self.clock.boot();
         let mut judged = self.judge(attempt, arrived, cold).await?;
         if !judged.is_allowed() {
-            // CreateDevice and whatever else revokes nothing answer at once. A lease says that nothing was
-            // revoked unseen; that nothing was allowed unseen, only a sync begun after the login does.
+            // CreateDevice and whatever else revokes nothing answer at once. A lease says that
+            // nothing was revoked unseen; that nothing was allowed unseen, only a sync begun after
+            // the login does.
             if !judged.is_own_read && judged.verdict.reason != Reason::Throttled {
                 self.feed.sync_with_others(self.denial_delay / SYNCS_PER_DENIAL).await.map_err(|_| NoAnswer::StoreUnavailable)?;
                 if !judged.entry.is_current() {
@@ -160,7 +162,8 @@ impl Login {
                     None => (self.try_candidates(attempt, mailbox, &candidates).await?, true),
                 },
             };
-            // Authority comes last. What was read before argon2 ran needs a sync or a lease, as if it came from the cache.
+            // Authority comes last. What was read before argon2 ran needs a sync or a lease, as if
+            // it came from the cache.
             let Some(revision) = self.as_of(&entry, is_own_read && !hashed).await? else {
                 continue;
             };
@@ -184,7 +187,8 @@ impl Login {
         Ok(Found { entry, is_own_read, proof })
     }
 
-    /// The address's record, from the cache or by one indexed read; and whether it was read for this very login.
+    /// The address's record, from the cache or by one indexed read; and whether it was read for
+    /// this very login.
     pub(super) async fn entry(&self, address: &Address) -> Result<(Arc<Entry>, bool), NoAnswer> {
         let key = address.key();
         if let Some(entry) = self.cache.get(key) {
@@ -196,17 +200,20 @@ impl Login {
             if read.revision >= applied {
                 return Ok((load.finish(read), true));
             }
-            // Older than what was known before it was asked: a database that has gone back in time. The feed has to see to that first.
+            // Older than what was known before it was asked: a database that has gone back in time.
+            // The feed has to see to that first.
             drop(load);
             self.feed.sync().await.map_err(|_| NoAnswer::StoreUnavailable)?;
         }
         Err(NoAnswer::StoreUnavailable)
     }
 
-    /// As of which revision a record may be judged by: if it is as new as the login, and no change to the mailbox was applied since it was read. Its own read
-    /// is as new as the login; any other needs the lease, or a sync that begins now.
+    /// As of which revision a record may be judged by: if it is as new as the login, and no change
+    /// to the mailbox was applied since it was read. Its own read is as new as the login; any other
+    /// needs the lease, or a sync that begins now.
     pub(super) async fn as_of(&self, entry: &Entry, is_own_read: bool) -> Result<Option<Revision>, NoAnswer> {
-        // After an outage an own read is not trusted either: the database may be another one than before, and the feed has to see that first.
+        // After an outage an own read is not trusted either: the database may be another one than
+        // before, and the feed has to see that first.
         let is_trusted = self.feed.has_lease() || (is_own_read && self.feed.is_synced());
         if !is_trusted {
             self.feed.sync().await.map_err(|_| NoAnswer::StoreUnavailable)?;
@@ -271,8 +278,8 @@ fn denied(reason: Reason, revision: Revision) -> Verdict {
     Verdict { reason, revision, password: None, retry_after: None }
 }
 
-/// How much of the delay is left. A login that took longer waits for the end of the next delay, so that only
-/// the number of delays can reveal anything.
+/// How much of the delay is left. A login that took longer waits for the end of the next delay, so
+/// that only the number of delays can reveal anything.
 fn time_to_denial(taken: Duration, delay: Duration) -> Duration {
     let (taken, delay) = (taken.as_nanos(), delay.as_nanos());
     if delay == 0 {

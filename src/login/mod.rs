@@ -1,5 +1,5 @@
-//! Floor 3: a login, from the question to the answer: whose password it is (`proof.rs`), and whether it
-//! may log in (`judge.rs`).
+//! Floor 3: a login, from the question to the answer: whose password it is (`proof.rs`), and
+//! whether it may log in (`judge.rs`).
 
 mod answer;
 mod judge;

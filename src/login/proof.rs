@@ -1,4 +1,5 @@
-//! Whose password is it? The tag finds the one device that it can belong to; only if that needs argon2, and no memo says that it ran before, it runs.
+//! Whose password is it? The tag finds the one device that it can belong to; only if that needs
+//! argon2, and no memo says that it ran before, it runs.
 
 use subtle::ConstantTimeEq;
 
@@ -12,7 +13,8 @@ use latchkey_core::{
     },
 };
 
-/// Of the remembered passwords, so many are tried with argon2 at most: they end in a denial either way.
+/// Of the remembered passwords, so many are tried with argon2 at most: they end in a denial either
+/// way.
 const MAX_ENDED_HASHED: usize = 1;
 
 /// Where in a record a credential stands.
@@ -40,8 +42,8 @@ pub(super) enum Proof {
     Wrong,
 }
 
-/// Looks for the password in a mailbox's record. Does no argon2, no I/O, and on the way of a right password nothing that grows with the number of devices but
-/// comparing tags.
+/// Looks for the password in a mailbox's record. Does no argon2, no I/O, and on the way of a right
+/// password nothing that grows with the number of devices but comparing tags.
 pub(super) fn find(password: &[u8], mailbox: &MailboxRecord, tagger: &Tagger, memos: &Memos) -> Proof {
     if let Some(place) = find_generated(password, mailbox, tagger) {
         return Proof::Proven(place);
@@ -56,7 +58,8 @@ pub(super) fn find(password: &[u8], mailbox: &MailboxRecord, tagger: &Tagger, me
             continue;
         }
         let memo = memos.of(device_id, generation, password);
-        // The same password may have been given again: an ended device decides only when no active one can.
+        // The same password may have been given again: an ended device decides only when no active
+        // one can.
         let may_decide = matches!(place, Place::Active(_)) || candidates.is_empty();
         if may_decide && memos.contains(memo) {
             return Proof::Proven(place);
@@ -91,7 +94,8 @@ fn find_generated(password: &[u8], mailbox: &MailboxRecord, tagger: &Tagger) -> 
     active.or_else(|| mailbox.ended.iter().position(|device| matches(device.key, device.tag)).map(Place::Ended))
 }
 
-/// The typed password's 8-bit indexes, computed once for each key and salt in a row: nearly always once.
+/// The typed password's 8-bit indexes, computed once for each key and salt in a row: nearly always
+/// once.
 struct Indexes<'a> {
     password: &'a [u8],
     mailbox_id: MailboxId,

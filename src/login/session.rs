@@ -1,5 +1,5 @@
-//! What is known of a login after it was answered: whether its session is still good, and the logins
-//! that a watcher answered from its cache.
+//! What is known of a login after it was answered: whether its session is still good, and the
+//! logins that a watcher answered from its cache.
 
 use super::{
     answer::{CachedLogins, NoAnswer},
@@ -20,7 +20,8 @@ impl Login {
     /// Whether a session is still good. Answers the reason why it ended.
     pub async fn check_session(&self, session: &Session) -> Result<(Reason, Revision), NoAnswer> {
         if session.revision > self.feed.applied() {
-            // Its login was answered by a replica that is ahead of this one, or in a history that is lost.
+            // Its login was answered by a replica that is ahead of this one, or in a history that
+            // is lost.
             self.feed.sync().await.map_err(|_| NoAnswer::StoreUnavailable)?;
         }
         for _ in 0..MAX_ROUNDS {
@@ -33,14 +34,15 @@ impl Login {
         Err(NoAnswer::TooManyChanges)
     }
 
-    /// Counts logins that a watcher answered from its cache. Answers false, and counts nothing, if the
-    /// mailbox's record is cached here and names no such device: a handle is not signed. What is not
-    /// cached is counted as it is, since reading it would cost more than the login did.
+    /// Counts logins that a watcher answered from its cache. Answers false, and counts nothing, if
+    /// the mailbox's record is cached here and names no such device: a handle is not signed. What
+    /// is not cached is counted as it is, since reading it would cost more than the login did.
     pub fn note_cached(&self, cached: &CachedLogins) -> bool {
         let Session { password, revision, address } = &cached.session;
         let entry = self.cache.get(address.key());
         let mailbox = entry.as_ref().and_then(|entry| entry.read.mailbox.as_ref());
-        // Of another mailbox that had the address, nothing is known: its logins may have been just before its end.
+        // Of another mailbox that had the address, nothing is known: its logins may have been just
+        // before its end.
         let is_known = mailbox.filter(|mailbox| mailbox.mailbox_id == password.mailbox_id).is_none_or(|mailbox| {
             mailbox.active.iter().any(|device| device.device_id == password.device_id)
                 || mailbox.ended.iter().any(|device| device.device_id == password.device_id)

@@ -1,5 +1,6 @@
-//! A right password in an old form is kept in a better one, beside the login's way: a generic one gets
-//! argon2id and its tag, a weaker hash a stronger one, one under an old pepper key the active one.
+//! A right password in an old form is kept in a better one, beside the login's way: a generic one
+//! gets argon2id and its tag, a weaker hash a stronger one, one under an old pepper key the active
+//! one.
 
 use std::{fmt, sync::Arc};
 

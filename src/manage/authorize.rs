@@ -1,5 +1,6 @@
-//! Who may act on what: an actor with the right to manage the mail service, or an administrator or legal representative of its organization. A caller that acts for
-//! nobody (an operator) may everything, and only it can learn that something does not exist.
+//! Who may act on what: an actor with the right to manage the mail service, or an administrator or
+//! legal representative of its organization. A caller that acts for nobody (an operator) may
+//! everything, and only it can learn that something does not exist.
 
 use super::{Refusal, Thing};
 use crate::store::Transaction;
@@ -68,8 +69,8 @@ pub fn missing(who: &Requester, thing: Thing) -> Refusal {
     if who.actor.is_none() { Refusal::NotFound(thing) } else { Refusal::ActorNotPermitted }
 }
 
-/// Refuses an actor without the right to manage a mail service; or, if none is named, one who may not act
-/// for the whole organization.
+/// Refuses an actor without the right to manage a mail service; or, if none is named, one who may
+/// not act for the whole organization.
 pub async fn standing(
     tx: &mut Transaction,
     who: &Requester,
@@ -82,8 +83,8 @@ pub async fn standing(
     }
 }
 
-/// Refuses an actor who could not manage a mailbox that is there, or, if it is deleted, the mail service
-/// that it was on last.
+/// Refuses an actor who could not manage a mailbox that is there, or, if it is deleted, the mail
+/// service that it was on last.
 pub async fn mailbox_that_was(tx: &mut Transaction, who: &Requester, id: MailboxId) -> Result<(), Refusal> {
     match tx.last_place_of_mailbox(id).await? {
         None => Err(missing(who, Thing::Mailbox)),

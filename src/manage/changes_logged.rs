@@ -1,5 +1,5 @@
-//! The log's line of a change that was committed: what, who called, and ids. Never an address, a name or a
-//! password.
+//! The log's line of a change that was committed: what, who called, and ids. Never an address, a
+//! name or a password.
 
 use tracing::info;
 

@@ -1,4 +1,5 @@
-//! Floor 3: what the use cases of devices and of the directory share: who may, why not, and how a change ends.
+//! Floor 3: what the use cases of devices and of the directory share: who may, why not, and how a
+//! change ends.
 
 pub mod authorize;
 pub mod changes_logged;
@@ -16,7 +17,8 @@ use crate::{
 };
 use latchkey_core::model::{Invalid, id::DeviceId};
 
-/// Why a use case did not do what it was asked. Nothing was changed, unless the store says that it is not known.
+/// Why a use case did not do what it was asked. Nothing was changed, unless the store says that it
+/// is not known.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Refusal {
     #[error(transparent)]

@@ -1,4 +1,5 @@
-//! How a change ends: in one transaction with its row in the change log and its events, under the caller's request id; then confirmed.
+//! How a change ends: in one transaction with its row in the change log and its events, under the
+//! caller's request id; then confirmed.
 
 use std::sync::Arc;
 
@@ -195,7 +196,8 @@ impl From<&Logged> for Made {
 pub enum Done {
     /// It made this change.
     Now(Made),
-    /// It found that an earlier call made this one. `ended_devices`: for when the log has it no more.
+    /// It found that an earlier call made this one. `ended_devices`: for when the log has it no
+    /// more.
     Before { revision: Revision, ended_devices: u32, made_by: MadeBy },
     /// There is nothing to change. Perhaps an earlier call has done it.
     Nothing(MadeBy),
@@ -251,7 +253,8 @@ pub struct RequestKey {
 }
 
 impl RequestKey {
-    /// `parts`: the method and what it is done to. A password is not among them: not even its digest is to be kept.
+    /// `parts`: the method and what it is done to. A password is not among them: not even its
+    /// digest is to be kept.
     pub fn new(id: RequestId, parts: &[&str]) -> Self {
         let mut digest = Sha256::new();
         for part in parts {
@@ -275,9 +278,9 @@ impl RequestKey {
     }
 }
 
-/// Confirms what a call has done, or what it found done. In that case nobody may have seen the end of the
-/// earlier commit: the change may exist on this database alone, and on no standby yet. A commit of our own
-/// comes after it, and waits for the standby as any commit does.
+/// Confirms what a call has done, or what it found done. In that case nobody may have seen the end
+/// of the earlier commit: the change may exist on this database alone, and on no standby yet. A
+/// commit of our own comes after it, and waits for the standby as any commit does.
 pub async fn confirmed(
     store: &dyn Store,
     feed: &Arc<Feed>,
@@ -294,7 +297,8 @@ pub async fn confirmed(
                     make_durable(store).await?;
                     Made::from(&logged)
                 }
-                // The log has forgotten it, so it has been effective for long. This has an id of its own.
+                // The log has forgotten it, so it has been effective for long. This has an id of
+                // its own.
                 None => Made { ended_devices, ..nothing(store, who, made_by, feed.wall()).await? },
             }
         }
@@ -335,7 +339,8 @@ async fn make_durable(store: &dyn Store) -> Result<(), Refusal> {
     committed.await.map_err(not_known)
 }
 
-/// If this fails, it is not known whether the earlier change will last: never "nothing was changed".
+/// If this fails, it is not known whether the earlier change will last: never "nothing was
+/// changed".
 fn not_known(refusal: Refusal) -> Refusal {
     match refusal {
         Refusal::Store(StoreError::Corrupt(what)) => StoreError::Corrupt(what).into(),

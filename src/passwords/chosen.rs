@@ -8,12 +8,14 @@ pub const MIN_CHARACTERS: usize = 16;
 pub const MAX_CHARACTERS: usize = 128;
 /// "Safely unguessable: moderate protection from offline slow-hash scenario", in zxcvbn's words.
 const MIN_SCORE: Score = Score::Three;
-/// zxcvbn's time grows faster than the length: it judges so many characters, and a password that is strong so far stays so.
+/// zxcvbn's time grows faster than the length: it judges so many characters, and a password that is
+/// strong so far stays so.
 const JUDGED_CHARACTERS: usize = 72;
 /// Shorter parts of an address stand in many words.
 const MIN_ADDRESS_PART: usize = 4;
 
-/// Checks what somebody chose. It counts as typed: no normalisation, so mail programs that send other bytes for the same letters do not match.
+/// Checks what somebody chose. It counts as typed: no normalisation, so mail programs that send
+/// other bytes for the same letters do not match.
 pub fn check(field: &'static str, password: &Secret, address: &Address) -> Result<(), Invalid> {
     let refuse = |reason, problem: String| Err(Invalid::because(reason, field, problem));
     let Some(password) = password.expose_text() else {

@@ -1,12 +1,13 @@
-//! Generated passwords: 24 characters of a 32-letter alphabet, 120 bits, more than the 112 that NIST SP 800-63B §3.1.2.2 asks of a secret that may be kept under a plain
-//! approved hash.
+//! Generated passwords: 24 characters of a 32-letter alphabet, 120 bits, more than the 112 that
+//! NIST SP 800-63B §3.1.2.2 asks of a secret that may be kept under a plain approved hash.
 
 use zeroize::Zeroizing;
 
 use crate::random;
 
 pub const CHARACTERS: usize = 24;
-/// Lower-case letters and digits without those that look like another: no `l` and `1`, no `o` and `0`.
+/// Lower-case letters and digits without those that look like another: no `l` and `1`, no `o` and
+/// `0`.
 const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
 const GROUP: usize = 4;
 /// As typed, with separators; what is longer is none of ours.
@@ -50,7 +51,8 @@ pub fn display(password: &Canonical) -> Zeroizing<String> {
     shown
 }
 
-/// The one form of what was typed, with or without hyphens or spaces, in any case; `None` if it can't be a generated password.
+/// The one form of what was typed, with or without hyphens or spaces, in any case; `None` if it
+/// can't be a generated password.
 pub fn canonical(typed: &[u8]) -> Option<Canonical> {
     if typed.len() > MAX_TYPED {
         return None;

@@ -1,4 +1,5 @@
-//! Hashes at rest: argon2id with the pepper as its secret input; and the verifying of those, and of what was imported.
+//! Hashes at rest: argon2id with the pepper as its secret input; and the verifying of those, and of
+//! what was imported.
 
 use std::{fmt, sync::Arc};
 
@@ -96,7 +97,8 @@ impl Hasher {
         Ok(scheme.verify(password, secret, memory))
     }
 
-    /// Whether a hash should be made anew at the next good login: another scheme, a lower cost, another pepper key.
+    /// Whether a hash should be made anew at the next good login: another scheme, a lower cost,
+    /// another pepper key.
     pub fn needs_upgrade(&self, hash: &PasswordHash) -> bool {
         match Scheme::parse(&hash.0) {
             Ok(Scheme::Argon2(hash)) => {

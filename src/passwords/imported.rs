@@ -1,4 +1,5 @@
-//! Imported hashes: read at the door, so that what can't be verified is refused by its scheme's name.
+//! Imported hashes: read at the door, so that what can't be verified is refused by its scheme's
+//! name.
 
 use super::schemes::{Scheme, Unreadable};
 use latchkey_core::model::{Invalid, device::PasswordHash};
@@ -6,7 +7,8 @@ use latchkey_core::model::{Invalid, device::PasswordHash};
 /// The schemes that can be imported, for people.
 const SCHEMES: &str = "ARGON2ID, BLF-CRYPT, SHA512-CRYPT, SHA256-CRYPT, SSHA512, SSHA256, SSHA, PBKDF2";
 
-/// A hash in one of the known schemes, `{SCHEME}…` or `$mcf$…`. One that names a pepper key is refused: only our own do.
+/// A hash in one of the known schemes, `{SCHEME}…` or `$mcf$…`. One that names a pepper key is
+/// refused: only our own do.
 pub fn parse(field: &'static str, text: &str) -> Result<PasswordHash, Invalid> {
     match Scheme::parse(text) {
         Ok(Scheme::Argon2(hash)) if hash.key.is_some() => {

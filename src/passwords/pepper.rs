@@ -1,4 +1,5 @@
-//! The pepper: keys in a file, never in the database. Whoever has only one of the two learns no password from it.
+//! The pepper: keys in a file, never in the database. Whoever has only one of the two learns no
+//! password from it.
 
 use std::{
     fmt,
@@ -74,7 +75,8 @@ impl Pepper {
         Self::parse(&text).map_err(|(line, problem)| PepperError::Broken { file: file.to_owned(), line, problem })
     }
 
-    /// Writes a new file, with mode 0600; it is on the disk when this returns. Never overwrites one.
+    /// Writes a new file, with mode 0600; it is on the disk when this returns. Never overwrites
+    /// one.
     pub fn create(&self, file: &Path) -> Result<(), PepperError> {
         let mut options = OpenOptions::new();
         let opened = options.write(true).create_new(true).mode(0o600).open(file);
@@ -117,7 +119,8 @@ impl Pepper {
         Ok(self.keys().filter(|id| !known.iter().any(|(key, _)| key == id)).collect())
     }
 
-    /// A key for one purpose: HMAC-SHA256 of its label. All zeros for a key that is not in the file, which no caller asks for.
+    /// A key for one purpose: HMAC-SHA256 of its label. All zeros for a key that is not in the
+    /// file, which no caller asks for.
     pub(super) fn derive(&self, key: KeyId, label: &str) -> Zeroizing<[u8; 32]> {
         let Some((_, secret)) = self.keys.iter().find(|(id, _)| *id == key) else {
             return Zeroizing::new([0; 32]);

@@ -1,4 +1,5 @@
-//! The hash schemes that mail servers really use, in both their forms: `{SCHEME}…` (Dovecot, RFC 2307) and `$mcf$…` (crypt(3), PHC).
+//! The hash schemes that mail servers really use, in both their forms: `{SCHEME}…` (Dovecot, RFC
+//! 2307) and `$mcf$…` (crypt(3), PHC).
 
 use argon2::{Algorithm, Argon2, Block, ParamsBuilder, Version};
 use base64::{
@@ -10,7 +11,8 @@ use sha1::Sha1;
 use sha2::{Digest, Sha256, Sha512};
 use subtle::ConstantTimeEq;
 
-/// What one login may cost at most: a hash that takes more is refused at import, so that none can take the pool down.
+/// What one login may cost at most: a hash that takes more is refused at import, so that none can
+/// take the pool down.
 const MAX_BCRYPT_COST: u32 = 16;
 const MAX_SHA_CRYPT_ROUNDS: u32 = 5_000_000;
 const MAX_PBKDF2_ROUNDS: u32 = 5_000_000;
@@ -266,7 +268,8 @@ fn parse_sha_crypt<'a>(text: &'a str, scheme: &'static str) -> Result<Scheme<'a>
     Ok(Scheme::ShaCrypt(text))
 }
 
-/// `$1$salt$rounds$hex`: PBKDF2 with HMAC-SHA1, as Dovecot writes it; the salt is taken as it stands.
+/// `$1$salt$rounds$hex`: PBKDF2 with HMAC-SHA1, as Dovecot writes it; the salt is taken as it
+/// stands.
 fn parse_dovecot_pbkdf2(rest: &str) -> Result<Scheme<'_>, Unreadable> {
     let parts: Vec<&str> = rest.split('$').collect();
     let problem = "that is not $1$salt$rounds$hash in hex";
@@ -277,7 +280,8 @@ fn parse_dovecot_pbkdf2(rest: &str) -> Result<Scheme<'_>, Unreadable> {
     Ok(Scheme::Pbkdf2 { digest: Algo::Sha1, rounds: pbkdf2_rounds(rounds)?, hash, salt: salt.as_bytes().to_vec() })
 }
 
-/// `$pbkdf2-sha256$rounds$salt$hash`, as passlib writes it: base64 with `.` for `+`, without padding.
+/// `$pbkdf2-sha256$rounds$salt$hash`, as passlib writes it: base64 with `.` for `+`, without
+/// padding.
 fn parse_passlib_pbkdf2(text: &str, digest: Algo) -> Result<Scheme<'_>, Unreadable> {
     let parts: Vec<&str> = text.split('$').collect();
     let broken = Unreadable::Broken { scheme: "PBKDF2", problem: "that is not rounds, salt and hash as passlib writes them" };

@@ -1,9 +1,12 @@
 //! Tags: short keyed digests that find the one device that a password can belong to.
 //!
-//! A GENERATED password's tag is 128 bits wide and proof in itself. A CHOSEN or GENERIC one's has 8 bits: an index, so that database and pepper lost together still leave
-//! argon2 in the way. Two of one mailbox can share such a value; the salt keeps them apart: a new password takes salt 0, unless it matches
-//! the index of another under that one's salt (we know the new password, so we can tell). Then it takes a higher salt than all of those, and a login tries
-//! higher salts first. So a right password finds its own device first, but for one in 256 of the pairs that would have collided.
+//! A GENERATED password's tag is 128 bits wide and proof in itself. A CHOSEN or GENERIC one's has 8
+//! bits: an index, so that database and pepper lost together still leave argon2 in the way. Two of
+//! one mailbox can share such a value; the salt keeps them apart: a new password takes salt 0,
+//! unless it matches the index of another under that one's salt (we know the new password, so we
+//! can tell). Then it takes a higher salt than all of those, and a login tries higher salts first.
+//! So a right password finds its own device first, but for one in 256 of the pairs that would have
+//! collided.
 
 use std::fmt;
 
@@ -55,7 +58,8 @@ impl Tagger {
         Some(mac.chain_update([salt]).chain_update(password).finalize().into_bytes()[0])
     }
 
-    /// The tag of a new chosen or generic password, beside the `others` of its mailbox: their keys, salts and values.
+    /// The tag of a new chosen or generic password, beside the `others` of its mailbox: their keys,
+    /// salts and values.
     pub fn new_index(&self, mailbox: MailboxId, password: &[u8], others: impl Iterator<Item = (KeyId, u8, u8)>) -> Tag {
         let collides = |(key, salt, value): &(KeyId, u8, u8)| self.index(*key, mailbox, password, *salt) == Some(*value);
         let salt = others.filter(collides).map(|(_, salt, _)| salt.saturating_add(1)).max().unwrap_or(0);

@@ -1,5 +1,5 @@
-//! Floor 4: Postfix's policy protocol (SMTPD_POLICY_README), by which Postfix asks whether the login of an SMTP
-//! session is still good; Exim asks in the same words (deploy/exim).
+//! Floor 4: Postfix's policy protocol (SMTPD_POLICY_README), by which Postfix asks whether the
+//! login of an SMTP session is still good; Exim asks in the same words (deploy/exim).
 //!
 //! | the session | answer |
 //! | --- | --- |
@@ -9,8 +9,8 @@
 //! | its login is not known here: the agent was restarted, or another client is served | `421 4.3.0 …`: the client comes back and logs in anew |
 //! | its login cannot be judged | `421 4.3.0 …` |
 //!
-//! A request that is none (too long, malformed, half a one for [`REQUEST_TIMEOUT`], of another kind) ends the
-//! connection: the server then takes its own default, which is to say "try later".
+//! A request that is none (too long, malformed, half a one for [`REQUEST_TIMEOUT`], of another
+//! kind) ends the connection: the server then takes its own default, which is to say "try later".
 
 pub mod question;
 #[cfg(test)]

@@ -20,14 +20,16 @@ use latchkey_core::{
     },
 };
 
-/// How long to wait between looks at the others' rows: a part of what was waited so far, within these bounds. Many waits share one look.
+/// How long to wait between looks at the others' rows: a part of what was waited so far, within
+/// these bounds. Many waits share one look.
 const LOOK_PART: u32 = 16;
 const LOOK: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(20)];
 
 /// How long an answer waits for reports of sessions once the change is effective.
 const REPORTS_WAIT: Duration = Duration::from_secs(1);
 
-/// How often rows are looked at that were waited for in vain: one that moves, and stays late, may do so for ever.
+/// How often rows are looked at that were waited for in vain: one that moves, and stays late, may
+/// do so for ever.
 const LAST_LOOKS: usize = 3;
 
 /// How long a revoking call waits.
@@ -84,8 +86,9 @@ pub struct Unconfirmed {
 }
 
 impl Feed {
-    /// Waits until every process has acknowledged the change, has gone, or can hold no lease from before it any more. Must be called after its commit was
-    /// seen. Goes on by itself when the caller hangs up.
+    /// Waits until every process has acknowledged the change, has gone, or can hold no lease from
+    /// before it any more. Must be called after its commit was seen. Goes on by itself when the
+    /// caller hangs up.
     pub async fn confirm(self: &Arc<Self>, change: Position, wait: Wait) -> Result<Confirmation, ChangeLost> {
         let confirmation = self.confirm_without_sessions(change, wait).await?;
         Ok(match confirmation {
@@ -146,7 +149,8 @@ impl Feed {
         }
     }
 
-    /// Who was waited for in vain is waited for once: its row goes as soon as it was seen not to move for a whole lease, which it could not be seen yet.
+    /// Who was waited for in vain is waited for once: its row goes as soon as it was seen not to
+    /// move for a whole lease, which it could not be seen yet.
     async fn remove_late(&self, change: Position, mut waiting: Waiting) {
         for _ in 0..LAST_LOOKS {
             let Some(pause) = waiting.unsure(self.clock.boot()) else {
@@ -158,8 +162,8 @@ impl Feed {
         }
     }
 
-    /// Removes rows of processes that are dead, which nobody happened to wait for. `before`: what an earlier look saw, when. For a loop that is slower than
-    /// the longest lease.
+    /// Removes rows of processes that are dead, which nobody happened to wait for. `before`: what
+    /// an earlier look saw, when. For a loop that is slower than the longest lease.
     pub async fn remove_dead(&self, before: &mut Vec<Node>) -> Result<(), StoreError> {
         let nodes = self.store.nodes().await?;
         let own = self.node();
@@ -180,7 +184,8 @@ impl Feed {
             let is_over = waiting.left_unread(self.clock.boot()).is_zero();
             return Ok(if is_over { Confirmation::Effective(ClosedSessions::unknown()) } else { self.unknown(waiting) });
         };
-        // This process's own row, too: what it remembers having applied may be of a history that the change is not in.
+        // This process's own row, too: what it remembers having applied may be of a history that
+        // the change is not in.
         let (own, now) = (self.node(), self.clock.boot());
         let mut silent = vec![];
         match waiting.judge(&nodes, now) {
@@ -230,7 +235,8 @@ impl Feed {
         sessions
     }
 
-    /// What the processes have written of it. Not told is not an error: the revocation is effective all the same.
+    /// What the processes have written of it. Not told is not an error: the revocation is effective
+    /// all the same.
     async fn closed_sessions(&self, revision: Revision) -> ClosedSessions {
         let Ok(closings) = self.store.closings(revision).await else {
             return ClosedSessions::unknown();

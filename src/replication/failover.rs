@@ -1,6 +1,6 @@
-//! A database that has lost changes, because a standby was promoted that had not received all of them. The
-//! revocations among them that this process remembers are written again (docs/design.md, "A database that
-//! lost changes").
+//! A database that has lost changes, because a standby was promoted that had not received all of
+//! them. The revocations among them that this process remembers are written again (docs/design.md,
+//! "A database that lost changes").
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -44,7 +44,8 @@ impl Feed {
         Ok(())
     }
 
-    /// The changes with revocations that this process has applied and that the log has no more, oldest first.
+    /// The changes with revocations that this process has applied and that the log has no more,
+    /// oldest first.
     async fn lost_changes(&self) -> Result<Vec<Arc<Change>>, StoreError> {
         let mut lost = vec![];
         for change in self.watchers().revocations().into_iter().rev() {

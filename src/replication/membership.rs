@@ -16,7 +16,8 @@ use latchkey_core::{
 };
 
 impl Feed {
-    /// This process's row is gone, or the log is of another history: nothing that is held may be used.
+    /// This process's row is gone, or the log is of another history: nothing that is held may be
+    /// used.
     pub(super) async fn begin_anew(&self, progress: &mut Option<Progress>) -> Result<Next, StoreError> {
         self.state.end_lease();
         let Some(before) = progress else {
@@ -37,8 +38,8 @@ impl Feed {
         Ok(Next::Again)
     }
 
-    /// The new row comes before the old one goes: somebody must be waited for as long as a watcher holds a
-    /// lease.
+    /// The new row comes before the old one goes: somebody must be waited for as long as a watcher
+    /// holds a lease.
     pub(super) async fn leave_former_row(&self) {
         let former = self.former.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(node_id) = former
@@ -48,10 +49,12 @@ impl Feed {
         }
     }
 
-    /// Makes this process's row, so that revocations wait for it, before it may use its cache: which is empty.
+    /// Makes this process's row, so that revocations wait for it, before it may use its cache:
+    /// which is empty.
     pub(super) async fn join(&self) -> Result<Progress, StoreError> {
         let mut joining = self.joining.lock().await;
-        // One id until the row is known to be there: each attempt may have left one, for which revocations would wait.
+        // One id until the row is known to be there: each attempt may have left one, for which
+        // revocations would wait.
         let node_id = *joining.get_or_insert_with(|| NodeId::new(self.clock.wall()));
         let Head { revision, nonce, .. } = self.store.feed_head(Revision::default()).await?;
         let head = Position { revision, nonce };

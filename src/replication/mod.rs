@@ -1,9 +1,10 @@
-//! Floor 2: the change feed. Every process learns of a change through it, the one that made it too, and it
-//! keeps the lease that lets logins use the cache (docs/design.md, "A revocation").
+//! Floor 2: the change feed. Every process learns of a change through it, the one that made it too,
+//! and it keeps the lease that lets logins use the cache (docs/design.md, "A revocation").
 //!
-//! One task syncs: in a loop of a fifth of the lease, at once on a hint, and at once for logins that found
-//! no lease. All who had asked before a sync began share it. What each answer means is decided without I/O
-//! in `latchkey-core` (`log`, `confirmation`, `replica`), which the model in `tests/model` runs as well.
+//! One task syncs: in a loop of a fifth of the lease, at once on a hint, and at once for logins
+//! that found no lease. All who had asked before a sync began share it. What each answer means is
+//! decided without I/O in `latchkey-core` (`log`, `confirmation`, `replica`), which the model in
+//! `tests/model` runs as well.
 
 pub mod confirmation;
 mod failover;
@@ -57,7 +58,8 @@ const SHORTEST_STANDSTILL: Duration = Duration::from_secs(1);
 pub enum Freshness {
     /// By a lease: no round trip.
     Lease,
-    /// By a sync begun after the login arrived, shared by all who had arrived: safe even if clocks stop.
+    /// By a sync begun after the login arrived, shared by all who had arrived: safe even if clocks
+    /// stop.
     Read,
 }
 
@@ -136,12 +138,14 @@ impl Feed {
         self.state.has_lease_at(self.clock.wall())
     }
 
-    /// As of which revision an entry is right, for who has just synced: `None` if a change has ended it.
+    /// As of which revision an entry is right, for who has just synced: `None` if a change has
+    /// ended it.
     pub fn as_of(&self, entry: &Entry) -> Option<Revision> {
         self.state.as_of(entry)
     }
 
-    /// The same by the lease, for who has just read the wall clock: `None` if there is none, too. Cheap: every warm login asks.
+    /// The same by the lease, for who has just read the wall clock: `None` if there is none, too.
+    /// Cheap: every warm login asks.
     pub fn as_of_lease(&self, entry: &Entry, wall: Timestamp) -> Option<Revision> {
         self.state.as_of_lease(entry, wall)
     }
@@ -160,7 +164,8 @@ impl Feed {
         answer.await.unwrap_or(Err(NoSync))
     }
 
-    /// As [`Self::sync`], at the next whole multiple of `interval`: all who wait until then share one sync.
+    /// As [`Self::sync`], at the next whole multiple of `interval`: all who wait until then share
+    /// one sync.
     pub async fn sync_with_others(&self, interval: Duration) -> Result<(), NoSync> {
         let interval = interval.as_nanos().max(1);
         let since_last = u128::from(self.clock.boot().0) % interval;
@@ -186,7 +191,8 @@ impl Feed {
         }
     }
 
-    /// How far the log was applied here: an entry that is current after this was read is as new as this.
+    /// How far the log was applied here: an entry that is current after this was read is as new as
+    /// this.
     pub fn applied(&self) -> Revision {
         self.state.applied()
     }
@@ -214,8 +220,8 @@ impl Feed {
         }
     }
 
-    /// Readiness ends when no sync was completed for a whole lease: nothing is answered from the cache then, whatever
-    /// the feed waits for.
+    /// Readiness ends when no sync was completed for a whole lease: nothing is answered from the
+    /// cache then, whatever the feed waits for.
     async fn watch_for_standstill(&self) {
         let bound = self.settings.lease.max(SHORTEST_STANDSTILL);
         loop {
@@ -238,7 +244,8 @@ impl Feed {
             let began = self.clock.boot();
             let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
             let is_due = renewed.is_none_or(|renewed| began - renewed >= self.settings.lease / 5);
-            // Who waits for want of a lease is served by getting one: a write, which a primary that was replaced can't make.
+            // Who waits for want of a lease is served by getting one: a write, which a primary that
+            // was replaced can't make.
             let lacks_lease = !waiting.is_empty() && self.settings.freshness == Freshness::Lease && !self.has_lease();
             let why = if is_due || lacks_lease { Why::Renewal } else { Why::Asked };
             let node = progress.as_ref().map(|progress: &Progress| progress.node_id);
@@ -284,8 +291,8 @@ impl Feed {
         }
     }
 
-    /// Stops using the cache, then leaves: nobody has to wait for this process any more. Unless some watcher may still use its own: then the row
-    /// stays, and is waited for once.
+    /// Stops using the cache, then leaves: nobody has to wait for this process any more. Unless
+    /// some watcher may still use its own: then the row stays, and is waited for once.
     pub async fn leave(&self) -> Result<Left, StoreError> {
         // A sync under way would grant the lease once more, after nobody waits for it.
         *self.turn.lock().await = true;
@@ -301,7 +308,8 @@ impl Feed {
         Ok(Left::Gone)
     }
 
-    /// How long to do nothing: until the lease is to be renewed, or a watcher is waited for no longer.
+    /// How long to do nothing: until the lease is to be renewed, or a watcher is waited for no
+    /// longer.
     fn rest(&self, renewed: Option<BootTime>) -> Duration {
         let now = self.clock.boot();
         let since = renewed.map_or(Duration::ZERO, |renewed| now - renewed);
@@ -312,8 +320,9 @@ impl Feed {
         }
     }
 
-    /// One round trip, and what it tells. With [`Why::Renewal`] it writes this process's row, and the lease is renewed; else it only reads, which is
-    /// quicker, and what was acknowledged meanwhile is written without waiting for a disk.
+    /// One round trip, and what it tells. With [`Why::Renewal`] it writes this process's row, and
+    /// the lease is renewed; else it only reads, which is quicker, and what was acknowledged
+    /// meanwhile is written without waiting for a disk.
     async fn sync_once(&self, progress: &mut Option<Progress>, why: Why) -> Result<Next, StoreError> {
         let at = match progress {
             Some(at) => at,
@@ -366,7 +375,8 @@ impl Feed {
         Ok(next)
     }
 
-    /// What this process and its watchers have done with the changes is written, and up to where that is so, answered.
+    /// What this process and its watchers have done with the changes is written, and up to where
+    /// that is so, answered.
     async fn acknowledge(&self, at: &Progress) -> Result<Revision, StoreError> {
         let settled = self.watchers().settled(at.applied.revision);
         let closings = self.watchers().take_closings(settled);
@@ -383,7 +393,8 @@ impl Feed {
     async fn apply(&self, at: &mut Progress, after: Revision, up_to: Revision) -> Result<(), StoreError> {
         let mut after = after;
         while after < up_to {
-            // From the last row applied on: they follow it if it is the first. The database may be another one by now than the head was read from.
+            // From the last row applied on: they follow it if it is the first. The database may be
+            // another one by now than the head was read from.
             let before = Revision(after.0.saturating_sub(1));
             let mut changes = self.store.changes(before, up_to, ROWS_AT_ONCE).await?.into_iter().peekable();
             let is_next = after == Revision::default() || changes.next().is_some_and(|last| last.position() == at.applied);
@@ -405,7 +416,8 @@ impl Feed {
         Ok(())
     }
 
-    /// Who reads and acknowledges is not to be cut off because this process has missed a lot and tells it all at once. Who does not, is.
+    /// Who reads and acknowledges is not to be cut off because this process has missed a lot and
+    /// tells it all at once. Who does not, is.
     async fn let_watchers_keep_up(&self) {
         for _ in 0..KEEP_UP_LOOKS {
             if self.watchers().furthest_behind() < ROWS_AT_ONCE {

@@ -1,5 +1,5 @@
-//! For who watches how revocations go: tells observers when each replica has acknowledged a change. Asks the database only while somebody observes and
-//! a change is on its way.
+//! For who watches how revocations go: tells observers when each replica has acknowledged a change.
+//! Asks the database only while somebody observes and a change is on its way.
 
 use std::{sync::Arc, time::Duration};
 

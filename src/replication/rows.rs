@@ -27,7 +27,8 @@ impl Rows {
         if let Some(Reading { asked, rows }) = &*last
             && *asked > wanted
         {
-            // A failure is shared, too: who asks a silent database one after the other waits for ever.
+            // A failure is shared, too: who asks a silent database one after the other waits for
+            // ever.
             return rows.clone().ok_or_else(|| StoreError::Unavailable("the rows could not be read".to_owned()));
         }
         let asked = clock.boot();

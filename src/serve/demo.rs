@@ -29,7 +29,8 @@ const SERVICE: &str = "example-mail";
 /// Each with a device or two.
 const DEVICES: [(&str, &[&str]); 2] =
     [("alice@example.com", &["Phone of Alice", "Laptop of Alice"]), ("bob@example.com", &["Scanner on the second floor"])];
-/// With a generic password, as addresses from before 2026 have one. It is an example, printed on the screen, and no secret.
+/// With a generic password, as addresses from before 2026 have one. It is an example, printed on
+/// the screen, and no secret.
 const GENERIC_ADDRESS: &str = "carol@example.com";
 const GENERIC_PASSWORD: &str = "carol-2019-summer";
 /// `openssl passwd -6 -salt latchkeydemo carol-2019-summer`
@@ -63,7 +64,8 @@ fn who() -> Requester {
     Requester { caller: "demo".to_owned(), peer: "local".to_owned(), actor: None }
 }
 
-/// Puts the example in, and answers the lines to print. `program` and `server` are what to call in them.
+/// Puts the example in, and answers the lines to print. `program` and `server` are what to call in
+/// them.
 pub(super) async fn prepare(directory: &Directory, devices: &Devices, program: &str, server: &str) -> Result<String, Refusal> {
     let who = who();
     let service = put_example(directory, &who).await?;
@@ -118,7 +120,8 @@ async fn put_example(directory: &Directory, who: &Requester) -> Result<MailServi
     Ok(service)
 }
 
-/// The device by that name: a new one, or a new password for the one that is there, since none can be shown again.
+/// The device by that name: a new one, or a new password for the one that is there, since none can
+/// be shown again.
 async fn device_with_password(devices: &Devices, who: &Requester, address: &Address, name: &str) -> Result<Shown, Refusal> {
     let existing = devices.list(who, address, None, ALL, false).await?.devices;
     let is_ours = |device: &&Device| device.name.as_str() == name && device.kind != DeviceKind::Generic;

@@ -69,15 +69,16 @@ pub(super) fn command(args: &Args) -> ExitCode {
     }
 }
 
-/// Takes the place to listen on: before anything else, so that a place that is taken leaves nothing behind.
+/// Takes the place to listen on: before anything else, so that a place that is taken leaves nothing
+/// behind.
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address)
         .await
         .with_context(|| format!("can't listen on {address}: is another process there? Choose another address with --listen"))
 }
 
-/// Runs a replica on a listener. When `shutdown` completes, the replica drains: it answers what is under way,
-/// leaves, and this returns.
+/// Runs a replica on a listener. When `shutdown` completes, the replica drains: it answers what is
+/// under way, leaves, and this returns.
 pub async fn run(args: &Args, listener: TcpListener, shutdown: impl Future<Output = ()> + Send + 'static) -> anyhow::Result<()> {
     let clock = SystemClock::shared();
     let telemetry = Telemetry::start(&args.telemetry(), Arc::clone(&clock))?;
@@ -244,8 +245,8 @@ async fn overdue(drain: Drain, timeout: Duration) {
 }
 
 async fn stop(replica: &Replica) {
-    // Leaving comes first: a row that stays delays every revocation elsewhere by a whole lease. The login
-    // log is only for people to read.
+    // Leaving comes first: a row that stays delays every revocation elsewhere by a whole lease. The
+    // login log is only for people to read.
     match tokio::time::timeout(LEAVE_TIMEOUT, replica.feed.leave()).await {
         Ok(Ok(Left::Gone)) => info!("stopped"),
         Ok(Ok(Left::WatchersRemain)) => {

@@ -35,8 +35,8 @@ pub struct Args {
     pub listen: SocketAddr,
     #[command(flatten)]
     pub store: StoreSettings,
-    /// How long a process may answer from its cache after it last asked the database. A revocation waits this long, at most, for a
-    /// process that is dead
+    /// How long a process may answer from its cache after it last asked the database. A revocation
+    /// waits this long, at most, for a process that is dead
     #[arg(long, value_name = "DURATION", env = "LATCHKEY_LEASE", default_value = "10s", value_parser = duration(lease::SHORTEST..=lease::LONGEST))]
     pub lease: Duration,
     /// How a login verifies that the cache is fresh
@@ -73,7 +73,8 @@ pub struct Args {
     /// The most proofs of chosen and generic passwords to keep in memory (about 30 bytes each)
     #[arg(long, value_name = "N", env = "LATCHKEY_CACHE_PROOFS", default_value_t = 4_000_000, value_parser = at_most::<1_000, 1_000_000_000>)]
     pub cache_proofs: usize,
-    /// Memory of one argon2 hash, in KiB. A raised value takes effect for each password at its next login
+    /// Memory of one argon2 hash, in KiB. A raised value takes effect for each password at its next
+    /// login
     #[arg(long, value_name = "KIB", env = "LATCHKEY_ARGON2_MEMORY_KIB", default_value_t = 19_456)]
     pub argon2_memory_kib: u32,
     /// Passes of one argon2 hash
@@ -148,7 +149,8 @@ impl StoreSettings {
         Some(PostgresSettings { url, ca: self.database_ca.clone(), connections: self.database_connections })
     }
 
-    /// Whether the data directory of an embedded database is not there yet; nothing was ever stored then.
+    /// Whether the data directory of an embedded database is not there yet; nothing was ever stored
+    /// then.
     pub fn is_new(&self) -> bool {
         self.postgres().is_none() && !self.data_dir.exists()
     }

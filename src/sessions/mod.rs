@@ -1,6 +1,7 @@
-//! Floor 3: sessions of mail clients that are a process of their own, as Dovecot's are. Each is opened with an
-//! admitted login that is judged a second time, is closed by a signal to its process, and counts as closed once
-//! that process was seen to end. They are remembered while the agent restarts.
+//! Floor 3: sessions of mail clients that are a process of their own, as Dovecot's are. Each is
+//! opened with an admitted login that is judged a second time, is closed by a signal to its
+//! process, and counts as closed once that process was seen to end. They are remembered while the
+//! agent restarts.
 
 pub mod process;
 mod record;
@@ -111,8 +112,8 @@ impl Sessions {
         self.len() == 0
     }
 
-    /// Takes up the sessions that an agent before this one has left. To be called once, before the mail servers ask.
-    /// Returns how many go on.
+    /// Takes up the sessions that an agent before this one has left. To be called once, before the
+    /// mail servers ask. Returns how many go on.
     pub fn resume(&self) -> io::Result<usize> {
         let inner = &self.0;
         let mut resumed = 0;
@@ -135,8 +136,8 @@ impl Sessions {
         Ok(resumed)
     }
 
-    /// Begins a session in a process. It was judged a second time when this returns, and from then on a revocation
-    /// closes it.
+    /// Begins a session in a process. It was judged a second time when this returns, and from then
+    /// on a revocation closes it.
     pub async fn begin(&self, process: Process, opening: Opening) -> Result<(), Refusal> {
         let inner = &self.0;
         let authority = &inner.host.authority;
@@ -161,7 +162,8 @@ impl Sessions {
         opened.inspect_err(|_| inner.forget_record(pid))
     }
 
-    /// A process has no session any more: its client has gone and it takes another, or the session did not begin.
+    /// A process has no session any more: its client has gone and it takes another, or the session
+    /// did not begin.
     pub fn release(&self, pid: i32) {
         self.0.release(pid);
     }

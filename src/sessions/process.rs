@@ -1,5 +1,5 @@
-//! One process of this machine, held by a pidfd: its end is seen, and a signal reaches it or nobody, whatever its
-//! number is used for later.
+//! One process of this machine, held by a pidfd: its end is seen, and a signal reaches it or
+//! nobody, whatever its number is used for later.
 
 use std::{fs, io, time::Duration};
 
@@ -44,8 +44,8 @@ pub enum NoProcess {
 }
 
 impl Process {
-    /// The process at the other end of a Unix socket. It is proven: the socket is still open after the pidfd was
-    /// taken, so the number was not used again in between.
+    /// The process at the other end of a Unix socket. It is proven: the socket is still open after
+    /// the pidfd was taken, so the number was not used again in between.
     pub fn of_peer(stream: &UnixStream) -> Result<Self, NoProcess> {
         let pid = stream.peer_cred()?.pid().filter(|pid| *pid > 0).ok_or(NoProcess::Hidden)?;
         let process = Self::open(pid)?;
@@ -82,7 +82,8 @@ impl Process {
 
     /// Returns when the process has ended.
     pub async fn ended(&self) {
-        // A pidfd becomes readable when its process ends, and stays so. An error here would be the runtime's end.
+        // A pidfd becomes readable when its process ends, and stays so. An error here would be the
+        // runtime's end.
         if self.pidfd.readable().await.is_err() {
             std::future::pending::<()>().await;
         }
@@ -130,7 +131,8 @@ fn start_time(pid: i32) -> Result<u64, NoProcess> {
     Ok(parse_start_time(&stat).ok_or_else(malformed)?)
 }
 
-/// Field 22. The second one is the command in parentheses, which may hold spaces and parentheses of its own.
+/// Field 22. The second one is the command in parentheses, which may hold spaces and parentheses of
+/// its own.
 fn parse_start_time(stat: &str) -> Option<u64> {
     let (_, fields) = stat.rsplit_once(')')?;
     fields.split_ascii_whitespace().nth(19)?.parse().ok()

@@ -1,5 +1,5 @@
-//! What is remembered of an open session while the agent restarts: one small file for each process, on a file
-//! system that does not outlive the machine's boot.
+//! What is remembered of an open session while the agent restarts: one small file for each process,
+//! on a file system that does not outlive the machine's boot.
 
 use std::{fmt::Write, fs, io, net::IpAddr, path::Path};
 

@@ -1,4 +1,5 @@
-//! Floor 1: what Latchkey keeps, behind one trait. SQLite for one process, PostgreSQL for any number; nothing above knows which.
+//! Floor 1: what Latchkey keeps, behind one trait. SQLite for one process, PostgreSQL for any
+//! number; nothing above knows which.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -23,17 +24,19 @@ use latchkey_core::model::{
 };
 use latchkey_core::{confirmation::Node, log::Head};
 
-/// Why a store did not do what it was asked. Names no driver and no table; the driver's own words are logged where it arose.
+/// Why a store did not do what it was asked. Names no driver and no table; the driver's own words
+/// are logged where it arose.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// Down, out of reach, too slow. Nothing was changed. Try later.
     #[error("the database does not answer: {0}")]
     Unavailable(String),
-    /// The connection broke, or the wait for a standby was cancelled, while committing: it is not known whether the change was made.
-    /// Not known is not done: saying the call again settles it.
+    /// The connection broke, or the wait for a standby was cancelled, while committing: it is not
+    /// known whether the change was made. Not known is not done: saying the call again settles it.
     #[error("it is not known whether the change was made: {0}")]
     OutcomeUnknown(String),
-    /// Another transaction was in the way (a lock, a deadlock, a unique key). Nothing was changed; the same again may work.
+    /// Another transaction was in the way (a lock, a deadlock, a unique key). Nothing was changed;
+    /// the same again may work.
     #[error("another change was in the way: {0}")]
     Conflict(String),
     /// Disk full, or read-only. Nothing was changed.
@@ -80,12 +83,13 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 pub trait Store: Send + Sync + 'static {
     // A login.
 
-    /// What a login needs of an address, and the log's head in the same snapshot: one statement, by one index.
+    /// What a login needs of an address, and the log's head in the same snapshot: one statement, by
+    /// one index.
     async fn read_mailbox(&self, address: &Address) -> Result<MailboxRead>;
     /// The hash of one password, current or remembered.
     async fn read_hash(&self, device_id: DeviceId, generation: Generation) -> Result<Option<PasswordHash>>;
-    /// Puts a better form of the same password in place of `before` (a stronger hash, another key, a tag at last). Nothing if it changed meanwhile
-    /// or has ended.
+    /// Puts a better form of the same password in place of `before` (a stronger hash, another key,
+    /// a tag at last). Nothing if it changed meanwhile or has ended.
     async fn upgrade_password(
         &self,
         device_id: DeviceId,
@@ -101,48 +105,55 @@ pub trait Store: Send + Sync + 'static {
 
     /// Starts one. `name` names it in metrics and traces.
     async fn begin(&self, name: &'static str, mode: Mode) -> Result<Transaction>;
-    /// Makes mailboxes with their generic passwords, in one transaction with one row in the change log. Skips addresses that are there. Answers, for
-    /// each, whether it was made.
+    /// Makes mailboxes with their generic passwords, in one transaction with one row in the change
+    /// log. Skips addresses that are there. Answers, for each, whether it was made.
     async fn import(&self, mailboxes: &[NewMailbox], origin: &Origin) -> Result<Vec<bool>>;
 
     // The change feed (docs/design.md, "A revocation").
 
-    /// Makes this process's row, committed when this returns. To be repeated with the same id after an error: the row may
-    /// be there then, and is written anew.
+    /// Makes this process's row, committed when this returns. To be repeated with the same id after
+    /// an error: the row may be there then, and is written anew.
     async fn join(&self, node: &Node) -> Result<()>;
     /// Takes the row away.
     async fn leave(&self, node_id: NodeId) -> Result<()>;
-    /// One round trip: writes what was acknowledged if the row's counter is still `renewals` and the log is still the history that holds `applied`, and
-    /// tells the log's head. `None`, and nothing written: the row is gone, somebody else counted it up, or the history is another.
+    /// One round trip: writes what was acknowledged if the row's counter is still `renewals` and
+    /// the log is still the history that holds `applied`, and tells the log's head. `None`, and
+    /// nothing written: the row is gone, somebody else counted it up, or the history is another.
     async fn sync(&self, node_id: NodeId, renewals: u64, acknowledged: Revision, applied: Position) -> Result<Option<Head>>;
-    /// Writes what was acknowledged, on the same conditions as [`Self::sync`]. It renews no lease, so nothing is lost if a crash of the database undoes it,
-    /// and it need not be waited for on any disk. Whether it was written.
+    /// Writes what was acknowledged, on the same conditions as [`Self::sync`]. It renews no lease,
+    /// so nothing is lost if a crash of the database undoes it, and it need not be waited for on
+    /// any disk. Whether it was written.
     async fn acknowledge(&self, node_id: NodeId, renewals: u64, acknowledged: Revision, applied: Position) -> Result<bool>;
     /// The log's head, without writing anything.
     async fn head(&self, applied: Revision) -> Result<Head>;
-    /// As [`Self::head`], over the connection that the feed has for itself: logins that take all others do not delay it.
+    /// As [`Self::head`], over the connection that the feed has for itself: logins that take all
+    /// others do not delay it.
     async fn feed_head(&self, applied: Revision) -> Result<Head>;
     /// At most `limit` rows of the log after `revision`, in order, up to `up_to`.
     async fn changes(&self, after: Revision, up_to: Revision, limit: usize) -> Result<Vec<Change>>;
     /// The rows of all processes.
     async fn nodes(&self) -> Result<Vec<Node>>;
-    /// Takes a row away if its counter is still `renewals`, and its sessions with it. Whether it did.
+    /// Takes a row away if its counter is still `renewals`, and its sessions with it. Whether it
+    /// did.
     async fn remove_node(&self, node_id: NodeId, renewals: u64) -> Result<bool>;
-    /// Calls `hint` whenever another process may have changed something, for ever. Only a hint: some may be lost, some may be for nothing.
+    /// Calls `hint` whenever another process may have changed something, for ever. Only a hint:
+    /// some may be lost, some may be for nothing.
     fn listen(&self, hint: Hint);
 
     // Sessions that watchers report.
 
     /// Writes which sessions a process's watchers have open now.
     async fn put_sessions(&self, node_id: NodeId, opened: &[LiveSession], closed: &[SessionKey]) -> Result<()>;
-    /// Writes how many sessions a change closed at a process's watchers. Before that process acknowledges the change.
+    /// Writes how many sessions a change closed at a process's watchers. Before that process
+    /// acknowledges the change.
     async fn add_closings(&self, node_id: NodeId, closings: &[Closing]) -> Result<()>;
     /// What all processes have written of that for one change.
     async fn closings(&self, revision: Revision) -> Result<Vec<Closing>>;
 
     // Housekeeping.
 
-    /// Forgets rows of the log, remembered passwords, answered requests and login history that are past their time, some at a time. How many.
+    /// Forgets rows of the log, remembered passwords, answered requests and login history that are
+    /// past their time, some at a time. How many.
     async fn trim(&self, limits: &Retention) -> Result<u64>;
     /// The check values of the pepper keys that this database has passwords under.
     async fn pepper_checks(&self) -> Result<Vec<(KeyId, [u8; 32])>>;
@@ -150,14 +161,15 @@ pub trait Store: Send + Sync + 'static {
     async fn add_pepper_check(&self, key: KeyId, check: [u8; 32]) -> Result<()>;
     /// Whether it answers at all.
     async fn ping(&self) -> Result<()>;
-    /// What an operator should know of this database: (what, finding, what to do; healthy if `None`).
+    /// What an operator should know of this database: (what, finding, what to do; healthy if
+    /// `None`).
     async fn examine(&self) -> Result<Vec<Finding>>;
     /// How a metric and a person call it: `sqlite` or `postgresql`.
     fn system(&self) -> &'static str;
 }
 
-/// Whether a transaction may change something. One that may not sees one moment throughout: what a list shows is what its etag stands for. SQLite has one
-/// writer; readers don't wait for it.
+/// Whether a transaction may change something. One that may not sees one moment throughout: what a
+/// list shows is what its etag stands for. SQLite has one writer; readers don't wait for it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mode {
     Read,
@@ -181,8 +193,8 @@ pub struct NewChange {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NewRevocation {
     pub made_by: MadeBy,
-    /// The passwords that it disconnected, replaced or barred: those of a mail service as a whole are not
-    /// among `NewChange::ended`.
+    /// The passwords that it disconnected, replaced or barred: those of a mail service as a whole
+    /// are not among `NewChange::ended`.
     pub ended_devices: u32,
 }
 

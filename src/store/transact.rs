@@ -1,5 +1,5 @@
-//! A transaction from its begin to its commit: named, tried again while another one is in its way, and
-//! committed only if what runs in it says so.
+//! A transaction from its begin to its commit: named, tried again while another one is in its way,
+//! and committed only if what runs in it says so.
 
 use std::time::Duration;
 
@@ -7,7 +7,8 @@ use super::{Mode, Store, StoreError, Transaction};
 
 /// A transaction that another one was in the way of is tried again so many times.
 const MAX_TRIES: usize = 5;
-/// Between two tries, at most: at random, since those who met each other should not meet again at once.
+/// Between two tries, at most: at random, since those who met each other should not meet again at
+/// once.
 const MAX_PAUSE_MILLIS: u64 = 16;
 
 /// How a transaction ends that did not fail.

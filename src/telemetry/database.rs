@@ -1,6 +1,6 @@
-//! Watches the store: a span and a duration for each of its operations and
-//! each statement of a transaction, by OpenTelemetry's semantic conventions for database calls. Never a
-//! statement, never a parameter.
+//! Watches the store: a span and a duration for each of its operations and each statement of a
+//! transaction, by OpenTelemetry's semantic conventions for database calls. Never a statement,
+//! never a parameter.
 
 use std::sync::Arc;
 
@@ -138,7 +138,8 @@ observed_store! {
     examine() -> Vec<Finding>;
 }
 
-/// One transaction's session: what passes there is named by the transaction and by the method that it serves.
+/// One transaction's session: what passes there is named by the transaction and by the method that
+/// it serves.
 struct ObservedSession {
     session: Box<dyn Session>,
     name: &'static str,

@@ -1,4 +1,5 @@
-//! Beside the stairs: logs, and OpenTelemetry over OTLP when the usual `OTEL_…` variables name an endpoint. Without one nothing of it is on a call's way.
+//! Beside the stairs: logs, and OpenTelemetry over OTLP when the usual `OTEL_…` variables name an
+//! endpoint. Without one nothing of it is on a call's way.
 
 mod database;
 mod export;
@@ -47,9 +48,9 @@ pub enum TelemetryError {
     Export(String),
 }
 
-/// What libraries log by default. Their lower levels print whole headers, a token among them, so `--log trace` does
-/// not reach them: name one to get it. The pool warns once for each connection that an outage breaks; the store logs
-/// the outage itself.
+/// What libraries log by default. Their lower levels print whole headers, a token among them, so
+/// `--log trace` does not reach them: name one to get it. The pool warns once for each connection
+/// that an outage breaks; the store logs the outage itself.
 const QUIET: &str = "h2=warn,hyper=warn,tonic=warn,tower=warn,rustls=warn,deadpool.postgres=error";
 
 /// What runs for logs and exports.

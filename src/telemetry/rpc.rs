@@ -1,4 +1,5 @@
-//! Watches calls: a span and a duration each, by OpenTelemetry's semantic conventions for RPC. Never a payload, never an address.
+//! Watches calls: a span and a duration each, by OpenTelemetry's semantic conventions for RPC.
+//! Never a payload, never an address.
 
 use std::{
     collections::HashSet,
@@ -189,7 +190,8 @@ impl Extractor for Headers<'_> {
     }
 }
 
-/// The contract's own methods: whatever else is asked for has one name, so that nobody can make endless ones.
+/// The contract's own methods: whatever else is asked for has one name, so that nobody can make
+/// endless ones.
 fn known_method(path: &str) -> Option<&'static str> {
     static METHODS: LazyLock<HashSet<String>> = LazyLock::new(|| {
         let descriptors = FileDescriptorSet::decode(proto::DESCRIPTORS).unwrap_or_default();

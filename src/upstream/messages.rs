@@ -1,5 +1,5 @@
-//! Messages of the contract to the model, and back. What cannot be read comes from a replica of another
-//! version; it is treated with care.
+//! Messages of the contract to the model, and back. What cannot be read comes from a replica of
+//! another version; it is treated with care.
 
 use std::{sync::Arc, time::Duration};
 
@@ -44,7 +44,8 @@ pub(super) fn attempt(attempt: &Attempt, stream_key: Option<StreamKey>) -> proto
     }
 }
 
-/// What a replica answered to a login. A reason that this version does not know is a denial all the same.
+/// What a replica answered to a login. A reason that this version does not know is a denial all the
+/// same.
 pub(super) fn reply(answer: &proto::AuthenticateResponse) -> Reply {
     let session =
         (answer.decision() == proto::Decision::Allow).then(|| Session::decode("session", &answer.session)).and_then(Result::ok);

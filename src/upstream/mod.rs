@@ -1,9 +1,10 @@
-//! Floor 3: the other end of `Watch`: a process beside mail servers that answers logins from a cache of its
-//! own, and learns which sessions a change ends. `latchkey_core::mail_host` decides; this carries it out over
-//! gRPC.
+//! Floor 3: the other end of `Watch`: a process beside mail servers that answers logins from a
+//! cache of its own, and learns which sessions a change ends. `latchkey_core::mail_host` decides;
+//! this carries it out over gRPC.
 //!
 //! One task follows a replica ([`Upstream::run`]), and another one when that fails. A login
-//! ([`Upstream::authenticate`]) is answered from memory while a lease runs; else a replica is asked.
+//! ([`Upstream::authenticate`]) is answered from memory while a lease runs; else a replica is
+//! asked.
 
 mod follow;
 mod messages;
@@ -45,7 +46,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How this side of `Watch` is set up.
 pub struct Settings {
-    /// The replicas, as channels that connect by themselves. One is followed, and the next when it is gone.
+    /// The replicas, as channels that connect by themselves. One is followed, and the next when it
+    /// is gone.
     pub replicas: Vec<Channel>,
     /// For people.
     pub name: String,
@@ -83,8 +85,8 @@ pub enum NoAnswer {
     Malformed(String),
 }
 
-/// Closes a session, for a reason: called once for each. Must not wait. [`Upstream::closed`] says that it
-/// has ended.
+/// Closes a session, for a reason: called once for each. Must not wait. [`Upstream::closed`] says
+/// that it has ended.
 pub type CloseSession = Arc<dyn Fn(SessionNumber, Reason) + Send + Sync>;
 
 /// See the module.
@@ -165,8 +167,8 @@ impl Upstream {
         self.id
     }
 
-    /// Judges a login: from memory if that can allow it, else by asking a replica. A denial takes the time
-    /// that the replica gives it.
+    /// Judges a login: from memory if that can allow it, else by asking a replica. A denial takes
+    /// the time that the replica gives it.
     pub async fn authenticate(&self, attempt: &Attempt) -> Result<Answer, NoAnswer> {
         match self.host.answer(attempt) {
             Some(answer) => Ok(answer),
@@ -182,7 +184,8 @@ impl Upstream {
         }
     }
 
-    /// A session opens with an allowed login. If its password has ended meanwhile, it is closed at once.
+    /// A session opens with an allowed login. If its password has ended meanwhile, it is closed at
+    /// once.
     pub fn opened(&self, opening: Opening) -> Result<SessionNumber, TooManySessions> {
         let (number, close) = self.host.opened(opening)?;
         self.close(close);
@@ -204,8 +207,8 @@ impl Upstream {
         self.host.sessions()
     }
 
-    /// Stops using the cache and tells the replica so, that no revocation waits for this process. It is to be
-    /// called last; it takes at most one second.
+    /// Stops using the cache and tells the replica so, that no revocation waits for this process.
+    /// It is to be called last; it takes at most one second.
     pub async fn stop(&self) {
         self.stopping.cancel();
         let mut connected = self.connected();
@@ -277,7 +280,8 @@ async fn within_login_timeout<T>(run: impl Future<Output = Result<T, NoAnswer>>)
     tokio::time::timeout(LOGIN_TIMEOUT, run).await.map_err(timed_out)?
 }
 
-/// One replica's answer. A replica that is stopped or cut off must not use up the time of the next one.
+/// One replica's answer. A replica that is stopped or cut off must not use up the time of the next
+/// one.
 async fn in_time<T>(run: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
     let silent = |_| Status::deadline_exceeded("the replica does not answer");
     tokio::time::timeout(ANSWER_TIMEOUT, run).await.map_err(silent)?

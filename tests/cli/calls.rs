@@ -7,7 +7,8 @@ use super::server::Server;
 const ID: &str = "0193b5a0-0000-7000-8000-000000000001";
 const OTHER_ID: &str = "0193b5a0-0000-7000-8000-000000000002";
 
-/// Runs a command and returns the last message that the server was sent, without its random request_id, and its method.
+/// Runs a command and returns the last message that the server was sent, without its random
+/// request_id, and its method.
 fn call(server: &Server, arguments: &[&str]) -> (String, Value) {
     let ran = server.run(arguments);
     assert_eq!(ran.code, 0, "{arguments:?}: {ran:?}");

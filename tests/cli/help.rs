@@ -1,10 +1,12 @@
-//! The help texts stand beside this file, so that a change of a flag is seen in review. `UPDATE=1` writes them anew.
+//! The help texts stand beside this file, so that a change of a flag is seen in review. `UPDATE=1`
+//! writes them anew.
 
 use std::{fs, path::Path};
 
 use super::{latchkey, run};
 
-/// The commands with a help of their own: those listed under "Commands:" in a help text, and theirs.
+/// The commands with a help of their own: those listed under "Commands:" in a help text, and
+/// theirs.
 fn commands(above: &[String], help: &str) -> Vec<Vec<String>> {
     let listed = help.split("Commands:\n").nth(1).unwrap_or_default();
     let names = listed.lines().take_while(|line| !line.is_empty()).filter_map(|line| {

@@ -24,8 +24,8 @@ struct Import {
     committed: Arc<Mutex<BTreeSet<u64>>>,
 }
 
-/// An import of a file to a server that commits all lines, but refuses those whose address has no @, and is cut off at the batch
-/// of this number, if there is one.
+/// An import of a file to a server that commits all lines, but refuses those whose address has no
+/// @, and is cut off at the batch of this number, if there is one.
 fn import(name: &str, content: &str, cut_at: Option<usize>) -> Import {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join(name);

@@ -46,7 +46,8 @@ fn an_error_is_no_answer_and_never_looks_like_a_denial() {
 fn a_login_takes_no_password_as_an_argument_and_asks_only_on_a_terminal() {
     let ran = run(latchkey(&["login", "a@example.com", "secret"]), "");
     assert_eq!(ran.code, 2);
-    // Without a controlling terminal there is nobody to ask. (`setsid` is of util-linux, as is `script`.)
+    // Without a controlling terminal there is nobody to ask. (`setsid` is of util-linux, as is
+    // `script`.)
     let mut command = std::process::Command::new("setsid");
     command.args(["--wait", env!("CARGO_BIN_EXE_latchkey"), "login", "a@example.com"]);
     let ran = run(command, "");

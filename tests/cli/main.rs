@@ -1,4 +1,5 @@
-//! The command line as people and scripts meet it: the real binary, against a server that writes down what it is asked.
+//! The command line as people and scripts meet it: the real binary, against a server that writes
+//! down what it is asked.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -34,7 +35,8 @@ impl Ran {
     }
 }
 
-/// The binary with these arguments, and nothing from the environment that it would take as a setting.
+/// The binary with these arguments, and nothing from the environment that it would take as a
+/// setting.
 pub(crate) fn latchkey(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_latchkey"));
     for (name, _) in std::env::vars_os() {

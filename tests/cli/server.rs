@@ -1,4 +1,5 @@
-//! A server that speaks the contract without knowing anything: it writes down what it is asked, and answers what the test says.
+//! A server that speaks the contract without knowing anything: it writes down what it is asked, and
+//! answers what the test says.
 
 use std::{
     collections::HashMap,
@@ -90,7 +91,8 @@ impl Server {
         self.answer_with(method, move |_| Err(status.clone()));
     }
 
-    /// From now on, each message to `method` is answered with what the function makes of it. An error ends the call.
+    /// From now on, each message to `method` is answered with what the function makes of it. An
+    /// error ends the call.
     pub(crate) fn answer_with(&self, method: &str, answer: impl Fn(&Value) -> Result<Value, Status> + Send + Sync + 'static) {
         self.shared.answers.lock().unwrap().insert(method.to_owned(), Box::new(answer));
     }

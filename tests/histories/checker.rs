@@ -1,4 +1,5 @@
-//! What a history must be like: docs/design.md, "A revocation", as seen from outside. A pure function; `wrong_histories.rs` shows that each rule is one.
+//! What a history must be like: docs/design.md, "A revocation", as seen from outside. A pure
+//! function; `wrong_histories.rs` shows that each rule is one.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -14,7 +15,8 @@ use crate::history::{Answer, By, Grant, History, How, Issued, Login, Outcome, Pa
 pub const LEASE: Duration = Duration::from_secs(2);
 /// After the last fault, until the cluster counts as healthy.
 pub const SETTLES: Duration = LEASE;
-/// For a session to be closed on a watcher that is reachable: a replica that could not judge it tries again after a second.
+/// For a session to be closed on a watcher that is reachable: a replica that could not judge it
+/// tries again after a second.
 const SESSION_GRACE: Duration = Duration::from_millis(2_500);
 /// Grants in a row that come this fast, and this often, show a stream that lives.
 const GRANT_TAKES: Duration = Duration::from_millis(500);
@@ -29,7 +31,8 @@ pub const LOSE_COMMITS: &str = "lose commits";
 pub enum Rule {
     /// A login that began after EFFECTIVE was allowed.
     AllowedAfterEffective,
-    /// A login was allowed with what was no password of the mailbox's while it was under way, or as another device than its own.
+    /// A login was allowed with what was no password of the mailbox's while it was under way, or as
+    /// another device than its own.
     AllowedWithoutPassword,
     /// A session of an ended password stays open on a watcher that can be reached.
     SessionStaysOpen,
@@ -232,7 +235,8 @@ impl Checker<'_> {
                 How::Change => {
                     reasons.push(Reason::PasswordChanged);
                     if is_lost {
-                        // The new password is lost with its change; the old one must not come back, so the device goes.
+                        // The new password is lost with its change; the old one must not come back,
+                        // so the device goes.
                         reasons.push(Reason::DeviceDisconnected);
                     }
                 }
@@ -320,7 +324,8 @@ impl Checker<'_> {
     }
 }
 
-/// From when to when each watcher was reachable: the times between grants of one stream that came fast and often.
+/// From when to when each watcher was reachable: the times between grants of one stream that came
+/// fast and often.
 fn runs(grants: &[Grant]) -> HashMap<usize, Vec<(BootTime, BootTime)>> {
     let mut by_stream: BTreeMap<(usize, u64), Vec<&Grant>> = BTreeMap::new();
     for grant in grants.iter().filter(|grant| grant.heard - grant.asked <= GRANT_TAKES) {

@@ -52,7 +52,8 @@ impl Database {
         outage
     }
 
-    /// The standby is away, and commits that wait for it are cancelled: they stand on the primary alone, for all to see.
+    /// The standby is away, and commits that wait for it are cancelled: they stand on the primary
+    /// alone, for all to see.
     pub async fn cancel_commits(&mut self, time: Duration) {
         tokio::task::block_in_place(|| self.standby.stop());
         let ends = now() + time;

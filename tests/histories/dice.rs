@@ -1,4 +1,5 @@
-//! Randomness that a seed repeats: which login, which revocation, which fault. What the machine makes of their timing no seed repeats.
+//! Randomness that a seed repeats: which login, which revocation, which fault. What the machine
+//! makes of their timing no seed repeats.
 
 use std::time::Duration;
 

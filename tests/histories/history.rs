@@ -1,4 +1,5 @@
-//! What happened, as this process saw it: each thing with its begin and its end, on this process's one clock.
+//! What happened, as this process saw it: each thing with its begin and its end, on this process's
+//! one clock.
 
 use std::{
     fmt,

@@ -1,4 +1,5 @@
-//! The load: logins on replicas and through watchers, and revocations, at random by the seed. Each is written down.
+//! The load: logins on replicas and through watchers, and revocations, at random by the seed. Each
+//! is written down.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -196,7 +197,8 @@ impl Load {
         }
     }
 
-    /// A new device. An unsettled call is repeated; one that had been done has made a device whose password nobody knows, which goes.
+    /// A new device. An unsettled call is repeated; one that had been done has made a device whose
+    /// password nobody knows, which goes.
     async fn create(&self, dice: &mut Dice) {
         let mailbox = dice.below(self.world.mailboxes.len());
         let chosen = dice.percent(25).then(|| format!("{:016x}-{:016x}", dice.next(), dice.next()));
@@ -249,7 +251,8 @@ impl Load {
             .await;
     }
 
-    /// Repeats a revoking call, at any replica, until it is settled; then waits until it is EFFECTIVE.
+    /// Repeats a revoking call, at any replica, until it is settled; then waits until it is
+    /// EFFECTIVE.
     async fn settle(&self, dice: &mut Dice, mut known: Known, mut how: How) {
         let mut request_id = dice.uuid();
         let wait = dice.percent(25).then(prost_types::Duration::default);

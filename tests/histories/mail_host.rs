@@ -1,4 +1,5 @@
-//! A mail host in the histories: the library's own, beside the watcher that was written from the proto's comments.
+//! A mail host in the histories: the library's own, beside the watcher that was written from the
+//! proto's comments.
 
 use std::{
     collections::HashMap,

@@ -1,5 +1,6 @@
-//! Histories: real processes, a real database, watchers, logins and revocations at random, while a nemesis breaks what can break; a checker reads what came of it
-//! (docs/design.md, "A revocation"). `LATCHKEY_HISTORIES_SEED` and `LATCHKEY_HISTORIES_SECONDS` make it another run, or a long one.
+//! Histories: real processes, a real database, watchers, logins and revocations at random, while a
+//! nemesis breaks what can break; a checker reads what came of it (docs/design.md, "A revocation").
+//! `LATCHKEY_HISTORIES_SEED` and `LATCHKEY_HISTORIES_SECONDS` make it another run, or a long one.
 
 #![expect(clippy::expect_used, reason = "a test that can't go on has failed")]
 #![expect(unreachable_pub, reason = "a test program exports nothing")]
@@ -49,7 +50,8 @@ async fn no_password_is_good_anywhere_once_its_revocation_is_effective_whatever_
     let (seed, length) = (setting("LATCHKEY_HISTORIES_SEED", SEED), setting("LATCHKEY_HISTORIES_SECONDS", SECONDS));
     println!("LATCHKEY_HISTORIES_SEED={seed} LATCHKEY_HISTORIES_SECONDS={length}");
     let world = Arc::new(World::new().await);
-    // Half of them are the library's own mail hosts, the others were written from the proto's comments alone.
+    // Half of them are the library's own mail hosts, the others were written from the proto's
+    // comments alone.
     let clients = (0..WATCHERS).map(|number| match number / 2 {
         0 => Client::Watcher(Watcher::new(number, Arc::clone(&world), number % 2 == 0)),
         _ => Client::Host(MailHost::new(number, Arc::clone(&world))),

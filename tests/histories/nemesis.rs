@@ -1,4 +1,5 @@
-//! What goes wrong: at random by the seed, on several lanes at once, each fault healed before the lane's next.
+//! What goes wrong: at random by the seed, on several lanes at once, each fault healed before the
+//! lane's next.
 
 use std::{sync::Arc, time::Duration};
 
@@ -60,7 +61,8 @@ async fn cut(replica: &Replica) -> Done {
     ("cut connections", None)
 }
 
-/// Nothing moves between the replica and the database; then all that was held back does, or the connections break.
+/// Nothing moves between the replica and the database; then all that was held back does, or the
+/// connections break.
 async fn hold(replica: &Replica, dice: &mut Dice) -> Done {
     // Its process stays as it is meanwhile, so that it is the database alone that it lacks.
     let _server = replica.server.lock().await;
@@ -133,7 +135,8 @@ async fn fail_over(world: &World) -> Done {
     ("fail over", outage)
 }
 
-/// Commits are cancelled that wait for the standby; it never gets them, and takes over. Replicas that have seen them see another history then.
+/// Commits are cancelled that wait for the standby; it never gets them, and takes over. Replicas
+/// that have seen them see another history then.
 async fn lose_commits(world: &World, dice: &mut Dice) -> Done {
     let mut database = world.database.lock().await;
     database.cancel_commits(dice.millis(100, 2_000)).await;

@@ -1,5 +1,5 @@
-//! A watcher, written from the proto's comments: what somebody would write who knows nothing else. Caches what it may, holds leases, keeps sessions, and connects to any
-//! replica.
+//! A watcher, written from the proto's comments: what somebody would write who knows nothing else.
+//! Caches what it may, holds leases, keeps sessions, and connects to any replica.
 
 use std::{
     collections::HashMap,
@@ -30,7 +30,8 @@ use crate::{
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(2);
 /// Without a word from the replica, until an impatient watcher looks for another.
 const PATIENCE: Duration = Duration::from_millis(1_500);
-/// For a login: long enough that one which a stopped replica has got is still answered when it goes on.
+/// For a login: long enough that one which a stopped replica has got is still answered when it goes
+/// on.
 pub const LOGIN_TIMEOUT: Duration = Duration::from_secs(8);
 /// Sessions in one message.
 const AT_ONCE: usize = 1_000;
@@ -348,7 +349,8 @@ impl State {
         }
     }
 
-    /// Whether nothing was applied since `asked_at` that an answer of then may not have seen: step 4.
+    /// Whether nothing was applied since `asked_at` that an answer of then may not have seen: step
+    /// 4.
     fn may_insert(&self, entry: &proto::CacheEntry, asked_at: u64) -> bool {
         let is_changed = |key: &[u8]| self.changed.get(key).is_some_and(|step| *step > asked_at);
         self.emptied <= asked_at && !is_changed(&entry.mailbox_key) && !is_changed(&entry.mail_service_key)
@@ -356,7 +358,8 @@ impl State {
 }
 
 impl Cached {
-    /// The load limits no device to networks and gives none an end: such an answer is simply not used.
+    /// The load limits no device to networks and gives none an end: such an answer is simply not
+    /// used.
     fn allows(&self, login: &proto::AuthenticateRequest) -> bool {
         let protocols = &self.entry.allowed_protocols;
         let is_limited = !self.entry.allowed_networks.is_empty() || self.entry.expire_time.is_some();

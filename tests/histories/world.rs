@@ -1,4 +1,5 @@
-//! The world that the histories happen in: one PostgreSQL, three replicas with a proxy each, some dozens of mailboxes.
+//! The world that the histories happen in: one PostgreSQL, three replicas with a proxy each, some
+//! dozens of mailboxes.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -122,7 +123,8 @@ impl World {
         DeviceCredentialsClient::new(self.replicas[replica].channel.clone())
     }
 
-    /// The replicas find another primary where the old one was: as behind an address that moves with it.
+    /// The replicas find another primary where the old one was: as behind an address that moves
+    /// with it.
     pub fn lead_to(&self, primary: SocketAddr) {
         self.replicas.iter().for_each(|replica| replica.proxy.lead_to(primary));
     }

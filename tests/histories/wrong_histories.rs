@@ -1,4 +1,5 @@
-//! Histories that are wrong, by hand: the checker finds each, by its rule; and one that is right, of which it says nothing.
+//! Histories that are wrong, by hand: the checker finds each, by its rule; and one that is right,
+//! of which it says nothing.
 
 use std::time::Duration;
 
@@ -29,7 +30,8 @@ fn revocation(began: f64, ended: f64, outcome: Outcome) -> Revocation {
     Revocation { began: s(began), ended: s(ended), how: How::Disconnect, password: PHONE, replica: 0, outcome }
 }
 
-/// The phone is disconnected from 10 to 12, while replica 1 has no database; a watcher is reachable all the time.
+/// The phone is disconnected from 10 to 12, while replica 1 has no database; a watcher is reachable
+/// all the time.
 fn right() -> History {
     let issued = [PHONE, LAPTOP].map(|password| Issued { password, mailbox: 7, began: s(0.0), good_from: s(1.0) });
     let outage = Some((s(9.0), s(13.0)));

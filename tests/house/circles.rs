@@ -1,6 +1,6 @@
-//! No circles: if a file imports from another, directly or by way of others, that one does not import from
-//! it. A `mod.rs` that declares its children and re-exports from them imports nothing; one that uses them
-//! itself does.
+//! No circles: if a file imports from another, directly or by way of others, that one does not
+//! import from it. A `mod.rs` that declares its children and re-exports from them imports nothing;
+//! one that uses them itself does.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

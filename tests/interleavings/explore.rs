@@ -1,5 +1,6 @@
-//! Which interleavings are looked at: steps of any thread in any order, and long stretches of one thread at a time. The latter stop a thread between two steps for
-//! as long as another one needs for a whole login, which by steps of any thread hardly ever happens.
+//! Which interleavings are looked at: steps of any thread in any order, and long stretches of one
+//! thread at a time. The latter stop a thread between two steps for as long as another one needs
+//! for a whole login, which by steps of any thread hardly ever happens.
 
 use std::sync::Arc;
 

@@ -14,7 +14,8 @@ use crate::{
 
 const RUNS: usize = 5_000;
 
-/// The lease runs out, so a change is EFFECTIVE without this process. Then it learns of it, and has a lease again.
+/// The lease runs out, so a change is EFFECTIVE without this process. Then it learns of it, and has
+/// a lease again.
 fn a_lease_is_lost_and_granted_anew(catch_up: fn(&Replica, Change)) {
     let replica = Replica::new();
     assert!(replica.login().expect("it has a lease").is_allowed);

@@ -1,4 +1,5 @@
-//! The cache's fence: logins that read the store as `login` does, and a feed that applies what was committed. The "store" is one counter behind a lock.
+//! The cache's fence: logins that read the store as `login` does, and a feed that applies what was
+//! committed. The "store" is one counter behind a lock.
 
 use latchkey::random::NewId as _;
 use latchkey_core::model::{
@@ -18,7 +19,8 @@ use shuttle::{
 
 use crate::{RUNS, cache::mailboxes::MailboxCache};
 
-/// The truth: the log's head, and the revision at which the mailbox was last changed. Its record says `suspended` once it was changed.
+/// The truth: the log's head, and the revision at which the mailbox was last changed. Its record
+/// says `suspended` once it was changed.
 struct Store {
     state: Mutex<(u64, Option<u64>)>,
     /// What the feed has applied; an answer EFFECTIVE waits for it.
@@ -59,7 +61,8 @@ impl World {
         MailboxRead { revision: Revision(head), mailbox: Some(mailbox) }
     }
 
-    /// A login as `login` makes it: whether it is let in. The proof lies between the read and the look at authority.
+    /// A login as `login` makes it: whether it is let in. The proof lies between the read and the
+    /// look at authority.
     fn login(&self) -> bool {
         loop {
             let entry = match self.cache.get(self.key) {
@@ -95,7 +98,8 @@ impl World {
     }
 }
 
-/// Logins race with a change; once it is applied, none that begins is let in, and none finds a stale entry, now or later.
+/// Logins race with a change; once it is applied, none that begins is let in, and none finds a
+/// stale entry, now or later.
 fn no_login_after_the_change(make_scope: fn(&World) -> Scope, capacity: usize) {
     let world = World::new(capacity);
     let logins: Vec<_> = (0..2)

@@ -106,7 +106,8 @@ impl Host {
         self.carry_out(stream, todo);
     }
 
-    /// A login, from memory if that can let it in. Never by a password whose end was EFFECTIVE before.
+    /// A login, from memory if that can let it in. Never by a password whose end was EFFECTIVE
+    /// before.
     pub(crate) fn login(&self) {
         let was_effective = self.replica.is_effective();
         let is_allowed = self.host.answer(&self.attempt()).is_some() || self.ask().is_some_and(|answer| answer.is_allowed);

@@ -1,5 +1,6 @@
-//! What threads share memory by, under shuttle: the library's own source, compiled over shuttle's locks and atomics, with every interleaving that a random
-//! scheduler finds. Each test is a small world of two or three threads.
+//! What threads share memory by, under shuttle: the library's own source, compiled over shuttle's
+//! locks and atomics, with every interleaving that a random scheduler finds. Each test is a small
+//! world of two or three threads.
 
 #![expect(clippy::expect_used, reason = "a test that can't go on has failed")]
 

@@ -1,4 +1,5 @@
-//! A replica: a log with one mailbox, and what a process shares in memory. The clock stands still until the world moves it.
+//! A replica: a log with one mailbox, and what a process shares in memory. The clock stands still
+//! until the world moves it.
 
 use std::time::Duration;
 

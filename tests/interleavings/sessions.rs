@@ -1,4 +1,5 @@
-//! A session that opens while the change that ends its password arrives: at the replica, and at the mail host.
+//! A session that opens while the change that ends its password arrives: at the replica, and at the
+//! mail host.
 
 use shuttle::{sync::Arc, thread};
 use uuid::Uuid;

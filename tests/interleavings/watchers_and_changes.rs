@@ -1,5 +1,6 @@
-//! A change goes through a replica and its watcher, while that renews its lease, goes, or comes back, and logins look at its cache. Once the replica has
-//! acknowledged the change, none of them is let in.
+//! A change goes through a replica and its watcher, while that renews its lease, goes, or comes
+//! back, and logins look at its cache. Once the replica has acknowledged the change, none of them
+//! is let in.
 
 use shuttle::{sync::Arc, thread};
 

@@ -1,5 +1,5 @@
-//! chasquid behind the agent, configured by `deploy/chasquid` as it stands. It asks about its users at another
-//! socket, which stays Dovecot's.
+//! chasquid behind the agent, configured by `deploy/chasquid` as it stands. It asks about its users
+//! at another socket, which stays Dovecot's.
 
 use std::{fs, process::Command};
 

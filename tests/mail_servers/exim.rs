@@ -1,5 +1,5 @@
-//! Exim behind the agent, configured by `deploy/exim` as it stands. Its package conflicts with Postfix's, so its
-//! binary is unpacked aside.
+//! Exim behind the agent, configured by `deploy/exim` as it stands. Its package conflicts with
+//! Postfix's, so its binary is unpacked aside.
 
 use std::{fs, path::Path, process::Command};
 
@@ -31,7 +31,8 @@ fn agent_sockets(folder: &Path) -> [(&'static str, String); 2] {
     ]
 }
 
-/// What any installation has, besides what is included from `deploy/exim`. Mail is accepted and goes nowhere.
+/// What any installation has, besides what is included from `deploy/exim`. Mail is accepted and
+/// goes nowhere.
 fn configuration(folder: &Path, port: u16) -> String {
     let (certificate, key) = certificate(folder);
     run(Command::new("chgrp").arg("Debian-exim").arg(&key));

@@ -93,7 +93,8 @@ pub fn restart_replica(world: &mut World) {
     world.server = world.ground.start_with(&["--lease", "10s", "--listen", &address]);
 }
 
-/// The folder where an agent and a mail server of this group meet, as `deploy/*/tmpfiles.conf` makes it.
+/// The folder where an agent and a mail server of this group meet, as `deploy/*/tmpfiles.conf`
+/// makes it.
 pub fn sockets_folder(folder: &Path, group: &str) {
     assert!(
         rustix::process::geteuid().is_root(),

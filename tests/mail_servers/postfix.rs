@@ -215,17 +215,20 @@ async fn nothing_down_behind_postfix_is_ever_a_wrong_password() {
     restart_replica(&mut host.world);
     wait_until("logins are answered again", || host.client().auth("PLAIN", ALICE, &cold_password).is(235, ""));
 
-    // The agent is gone, killed or stopped in an orderly way: the socket is there, and nobody answers.
+    // The agent is gone, killed or stopped in an orderly way: the socket is there, and nobody
+    // answers.
     let mut open = host.logged_in(&password);
     assert!(open.command(MAIL).is(250, ""));
     host.agent.kill();
-    // An smtpd that finds no socket when a client connects gives up, and master waits before the next one.
+    // An smtpd that finds no socket when a client connects gives up, and master waits before the
+    // next one.
     let codes = logins(port, ALICE, &password, 5);
     assert!(codes.keys().all(|code| ["454", "closed"].contains(&code.as_str())), "{codes:?}");
     let unchecked = open.command(RCPT);
     assert!(unchecked.is(421, "4.3.0"), "{unchecked:?}");
 
-    // Back again: logins work, and a session from before is asked to log in anew, for its login is not known.
+    // Back again: logins work, and a session from before is asked to log in anew, for its login is
+    // not known.
     host.restart_agent();
     let mut client = host.logged_in(&password);
     assert!(client.command(MAIL).is(250, ""));

@@ -1,4 +1,5 @@
-//! Radicale behind the agent, configured by `deploy/radicale` as it stands: the same password serves CalDAV.
+//! Radicale behind the agent, configured by `deploy/radicale` as it stands: the same password
+//! serves CalDAV.
 
 use std::{
     fs,

@@ -85,7 +85,8 @@ impl Client {
     }
 }
 
-/// So many logins of this password, each on a connection of its own: how often each code was answered.
+/// So many logins of this password, each on a connection of its own: how often each code was
+/// answered.
 pub fn logins(port: u16, user: &str, password: &str, count: u32) -> BTreeMap<String, u32> {
     let mut client = Client::start();
     let order = json!({ "do": "logins", "port": port, "count": count, "mechanism": "PLAIN", "user": user, "password": password });

@@ -1,4 +1,6 @@
-//! A login at a replica, as `login/mod.rs` judges it. One that finds record, lease and memo at once is no process here: whether it is allowed can be seen from the state (`State::is_warm_somewhere`).
+//! A login at a replica, as `login/mod.rs` judges it. One that finds record, lease and memo at once
+//! is no process here: whether it is allowed can be seen from the state
+//! (`State::is_warm_somewhere`).
 
 use latchkey_core::model::change::Revision;
 
@@ -82,7 +84,8 @@ impl World {
         is_idle && if replica.cache.is_some() { is_told_more } else { !state.store.is_revoked() }
     }
 
-    /// Takes the record from the cache, or reads it: what matters is the moment at which the store answers.
+    /// Takes the record from the cache, or reads it: what matters is the moment at which the store
+    /// answers.
     pub(crate) fn begin_login(&self, state: &mut State, it: usize, is_watcher: bool) {
         let is_late = state.is_effective();
         let revision = state.store.revision();
@@ -116,7 +119,8 @@ impl World {
         };
     }
 
-    /// Its password is proven. Now authority: its own read is as new as the login, unless argon2 ran since; any other needs a lease or a sync.
+    /// Its password is proven. Now authority: its own read is as new as the login, unless argon2
+    /// ran since; any other needs a lease or a sync.
     pub(crate) fn judge(&self, state: &mut State, it: usize) {
         match state.replicas[it].login {
             Login::Held { is_own, is_current, who } => {
@@ -151,7 +155,8 @@ impl World {
     /// Not allowed means here that it begins again, as another login, or gets no answer.
     fn answer(&self, state: &mut State, it: usize, is_allowed: bool, who: Asker) {
         state.replicas[it].login = Login::Idle;
-        // Authority is judged last: what argon2 held up is not allowed after EFFECTIVE either, whenever it began.
+        // Authority is judged last: what argon2 held up is not allowed after EFFECTIVE either,
+        // whenever it began.
         if is_allowed && state.is_effective() && (who.is_late || self.hashed) {
             state.is_broken = true;
         }

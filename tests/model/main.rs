@@ -1,10 +1,16 @@
-//! The lease protocol, model-checked (docs/design.md, "A revocation"): every order in which processes, messages, clocks, crashes and a failover can meet, in worlds small enough to see all of it.
+//! The lease protocol, model-checked (docs/design.md, "A revocation"): every order in which
+//! processes, messages, clocks, crashes and a failover can meet, in worlds small enough to see all
+//! of it.
 //!
-//! What decides is the crate's own code: how far a replica has got and what a head means to it (`feed::progress`), whom a revocation waits for (`feed::waiting`), what a watcher was told
-//! (`watchers::told`) and how long a lease is (`model::lease`). The model wires it together as `feed/mod.rs`, `feed/confirm.rs`, `watchers/` and `login/` do, around a database, a network and clocks
-//! that it plays itself, and can leave out one rule at a time: then it finds a login that was allowed after EFFECTIVE. With all rules in, it finds none.
+//! What decides is the crate's own code: how far a replica has got and what a head means to it
+//! (`feed::progress`), whom a revocation waits for (`feed::waiting`), what a watcher was told
+//! (`watchers::told`) and how long a lease is (`model::lease`). The model wires it together as
+//! `feed/mod.rs`, `feed/confirm.rs`, `watchers/` and `login/` do, around a database, a network and
+//! clocks that it plays itself, and can leave out one rule at a time: then it finds a login that
+//! was allowed after EFFECTIVE. With all rules in, it finds none.
 //!
-//! Each world is searched to its end: it has no more states than were looked at. What bounds a world is said in it: how long real time goes on, how many syncs, joins and faults there are.
+//! Each world is searched to its end: it has no more states than were looked at. What bounds a
+//! world is said in it: how long real time goes on, how many syncs, joins and faults there are.
 
 mod login;
 mod replica;

@@ -1,4 +1,5 @@
-//! A replica: its feed as `feed/mod.rs` drives it, its cache of one record, and one login at a time.
+//! A replica: its feed as `feed/mod.rs` drives it, its cache of one record, and one login at a
+//! time.
 
 use latchkey_core::{
     downstream::delivery::Delivery,
@@ -23,7 +24,8 @@ pub(crate) struct Replica {
     pub(crate) feed: Feed,
     pub(crate) progress: Option<Progress>,
     pub(crate) lease_end: BootTime,
-    /// The record of the one mailbox: the revision that it was read at. It says that the password is good: others are of no use.
+    /// The record of the one mailbox: the revision that it was read at. It says that the password
+    /// is good: others are of no use.
     pub(crate) cache: Option<Revision>,
     pub(crate) floor: Revision,
     /// Its syncs on their way: the last is the one that it waits for, if it waits.
@@ -36,7 +38,8 @@ pub(crate) struct Replica {
     pub(crate) departed: Vec<Delivery>,
     /// It remembers all changes after this one.
     pub(crate) knows_from: Revision,
-    /// Only with rules taken out: the cache is still to be told of a change, and what the feed says of itself.
+    /// Only with rules taken out: the cache is still to be told of a change, and what the feed says
+    /// of itself.
     pub(crate) is_drop_due: bool,
     pub(crate) acknowledged: Revision,
 }
@@ -91,13 +94,15 @@ impl Replica {
         }
     }
 
-    /// A change has ended the record, in the cache and in the hands of the login under way: `MailboxCache::apply`.
+    /// A change has ended the record, in the cache and in the hands of the login under way:
+    /// `MailboxCache::apply`.
     fn end_record(&mut self, is_of_before: impl Fn(Revision) -> bool) {
         self.cache = self.cache.filter(|revision| !is_of_before(*revision));
         self.login.overtake(is_of_before);
     }
 
-    /// `MailboxCache::clear`: all that is held ends, and what is being read does not get in, by its mark or by the floor.
+    /// `MailboxCache::clear`: all that is held ends, and what is being read does not get in, by its
+    /// mark or by the floor.
     fn clear(&mut self, floor: Option<Revision>) {
         self.cache = None;
         match floor {
@@ -224,7 +229,8 @@ impl World {
         }
     }
 
-    /// Its row is gone, or the log is of another history. (What it remembers of lost revocations it writes again; here none is lost that was seen committed.)
+    /// Its row is gone, or the log is of another history. (What it remembers of lost revocations it
+    /// writes again; here none is lost that was seen committed.)
     fn begin_anew(replica: &mut Replica) {
         replica.lease_end = BootTime::default();
         replica.feed = Feed::Start { before: replica.progress.as_ref().map(|it| it.node_id) };

@@ -115,7 +115,8 @@ impl World {
         state.revokers[at].phase = next;
     }
 
-    /// The rules of how long to wait are in the crate; taking one out is looking at a clock that is ahead by as much.
+    /// The rules of how long to wait are in the crate; taking one out is looking at a clock that is
+    /// ahead by as much.
     fn waited_until(&self, now: BootTime) -> BootTime {
         let ahead = if !self.holds(Rule::Drift) {
             lease::surely_over(LEASE) - LEASE

@@ -20,7 +20,8 @@ pub(crate) const CACHED: &str = "a login is allowed from a cache";
 pub(crate) const EFFECTIVE: &str = "EFFECTIVE is answered";
 pub(crate) const DEAD: &str = "EFFECTIVE is answered although a replica is dead";
 
-/// One step of one process, of the database, of the network, or of time. Any may come at any moment, or never: a process that pauses, a message that is late or lost.
+/// One step of one process, of the database, of the network, or of time. Any may come at any
+/// moment, or never: a process that pauses, a message that is late or lost.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Action {
     TimePasses(u32),
@@ -296,7 +297,8 @@ impl World {
         store.begin_sync(request, !self.holds(Rule::Nonce) || !self.holds(Rule::AcknowledgedHistory))
     }
 
-    /// The standby goes on: with every change that somebody was told is done, and perhaps not with others that replicas have seen. What the old primary had begun is lost.
+    /// The standby goes on: with every change that somebody was told is done, and perhaps not with
+    /// others that replicas have seen. What the old primary had begun is lost.
     fn fail_over(&self, state: &mut State) {
         let Some(standby) = state.standby.take() else {
             return;

@@ -1,4 +1,5 @@
-//! The database: a change log, and the rows of all processes. What it does is what `store/sql/upkeep.rs` says in SQL, each statement in the steps in which others can see it.
+//! The database: a change log, and the rows of all processes. What it does is what
+//! `store/sql/upkeep.rs` says in SQL, each statement in the steps in which others can see it.
 
 use std::time::Duration;
 
@@ -41,7 +42,8 @@ pub(crate) struct Request {
     pub(crate) stage: Stage,
 }
 
-/// A statement takes time: what it reads is as of its beginning, what it writes others see at its end. Meanwhile it holds its row.
+/// A statement takes time: what it reads is as of its beginning, what it writes others see at its
+/// end. Meanwhile it holds its row.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Stage {
     Sent,
@@ -95,7 +97,8 @@ impl Store {
         self.moved.retain(|(node, _)| *node != node_id);
     }
 
-    /// The compare-and-swap of the SYNC statement, and the head as of this moment. `None`: no row was touched.
+    /// The compare-and-swap of the SYNC statement, and the head as of this moment. `None`: no row
+    /// was touched.
     pub(crate) fn begin_sync(&self, request: &Request, counts_in_any_history: bool) -> Option<Head> {
         let head = self.head(request.applied.revision);
         let is_there = self.nodes.iter().any(|node| node.node_id == request.node_id && node.renewals == request.renewals);

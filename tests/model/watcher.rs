@@ -1,5 +1,5 @@
-//! A watcher and its stream. What it decides is the library's own (`mail_host::Follower`), over a cache of one
-//! answer.
+//! A watcher and its stream. What it decides is the library's own (`mail_host::Follower`), over a
+//! cache of one answer.
 
 use std::time::Duration;
 
@@ -161,7 +161,8 @@ impl World {
                 watcher.down.push_back(Message::Grant { number, duration: left, previous: sent, position: sent });
             }
             Some(Up::Acknowledge(revision)) => {
-                // One from before it was told to begin anew is refused as backwards or future by a real replica, which then cuts it off.
+                // One from before it was told to begin anew is refused as backwards or future by a
+                // real replica, which then cuts it off.
                 let _ = told.acknowledge(revision);
             }
             None => (),
@@ -196,7 +197,8 @@ impl World {
         self.begin_login(state, it, true);
     }
 
-    /// Puts the answer into its cache, unless a change came in between that the answer does not know.
+    /// Puts the answer into its cache, unless a change came in between that the answer does not
+    /// know.
     pub(crate) fn insert_answer(&self, state: &mut State) {
         if let Some(watcher) = &mut state.watcher
             && let Asking::Answered { revision, overtaken } = watcher.login
@@ -234,14 +236,16 @@ impl World {
         }
     }
 
-    /// Whether a replica can tell all that the watcher has missed. (Not asked for where histories differ: there it can't.)
+    /// Whether a replica can tell all that the watcher has missed. (Not asked for where histories
+    /// differ: there it can't.)
     pub(crate) fn can_resume(&self, state: &State, it: usize) -> bool {
         let known =
             state.replicas[it].knows_from..=state.replicas[it].progress.as_ref().map_or(Revision(0), |it| it.applied.revision);
         self.limits.failovers == 0 && self.position_of_watcher(state).is_some_and(|at| known.contains(&at.revision))
     }
 
-    /// Comes back with what it has, and is told what it missed. If it had been at this replica, what it has not acknowledged there it is waited for here.
+    /// Comes back with what it has, and is told what it missed. If it had been at this replica,
+    /// what it has not acknowledged there it is waited for here.
     pub(crate) fn resume(&self, state: &mut State, it: usize) {
         let now = state.clock(Who::Replica(it));
         let Some(at) = self.position_of_watcher(state) else {

@@ -15,10 +15,12 @@ use super::{
 /// The lease of every replica. Real time goes by in steps that are chosen next to this.
 pub(crate) const LEASE: Duration = Duration::from_secs(10);
 
-/// The moments of real time at which things happen, in milliseconds, after the beginning. Two steps of these are a little more than the longest wait for a lease, so three tell what is before, within
-/// and after it.
+/// The moments of real time at which things happen, in milliseconds, after the beginning. Two steps
+/// of these are a little more than the longest wait for a lease, so three tell what is before,
+/// within and after it.
 pub(crate) const COARSE: &[u32] = &[5_200, 10_400, 15_600];
-/// The last millisecond of a lease on a clock that is as slow as may be, and the first after the wait on one that is as fast as may be; twice.
+/// The last millisecond of a lease on a clock that is as slow as may be, and the first after the
+/// wait on one that is as fast as may be; twice.
 pub(crate) const FINE: &[u32] = &[9_999, 10_250, 19_998, 20_500];
 
 /// How fast each process's clock runs, in a thousand: the replicas', the watcher's, the revokers'.
@@ -33,7 +35,8 @@ pub(crate) struct World {
     pub(crate) has_watcher: bool,
     pub(crate) clocks: Vec<Clocks>,
     pub(crate) moments: &'static [u32],
-    /// Begins with everybody joined, with a lease, and with the password's record everywhere or nowhere; else with empty hands.
+    /// Begins with everybody joined, with a lease, and with the password's record everywhere or
+    /// nowhere; else with empty hands.
     pub(crate) is_warm: bool,
     /// Logins need argon2.
     pub(crate) hashed: bool,

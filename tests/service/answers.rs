@@ -1,5 +1,5 @@
-//! When a call answers: what revokes nothing answers at once, what is not known is said to be unknown, and a
-//! process that stops leaves before anything else.
+//! When a call answers: what revokes nothing answers at once, what is not known is said to be
+//! unknown, and a process that stops leaves before anything else.
 
 use std::time::Duration;
 

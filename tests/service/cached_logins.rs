@@ -1,4 +1,5 @@
-//! Logins that a watcher answered from its cache: its reports of them reach last use, events and metrics.
+//! Logins that a watcher answered from its cache: its reports of them reach last use, events and
+//! metrics.
 
 use latchkey::proto::{
     self, Reason,
@@ -77,7 +78,8 @@ impl Watcher {
     }
 }
 
-/// Logins of alice's that were answered over POP3, a protocol that the server itself answered none of.
+/// Logins of alice's that were answered over POP3, a protocol that the server itself answered none
+/// of.
 fn count(session: &[u8], reason: Reason, count: u32) -> Count {
     Count {
         session: session.to_vec(),

@@ -1,4 +1,5 @@
-//! ListEvents: by mailbox, mail service and organization, also of what is deleted, within a time range.
+//! ListEvents: by mailbox, mail service and organization, also of what is deleted, within a time
+//! range.
 
 use latchkey::proto::{self, Role, event::Type, list_events_request::Scope};
 use tonic::{Code, Status};

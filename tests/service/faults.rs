@@ -1,4 +1,5 @@
-//! What goes wrong: crashes, signals, databases that are away, files that are not as they should be.
+//! What goes wrong: crashes, signals, databases that are away, files that are not as they should
+//! be.
 
 use std::{os::unix::fs::PermissionsExt, time::Duration};
 
@@ -196,7 +197,8 @@ async fn more_calls_than_the_limit_are_refused_at_once() {
         }
     });
     let refused = loop {
-        // A call of which nothing is left once it is answered: until the first one has arrived, it gets its place.
+        // A call of which nothing is left once it is answered: until the first one has arrived, it
+        // gets its place.
         let session = proto::CheckSessionRequest { session: vec![] };
         let status = world.logins.check_session(session).await.expect_err("no session");
         if status.code() != Code::InvalidArgument {

@@ -42,7 +42,8 @@ async fn a_generic_password_is_kept_better_after_its_first_login(store: StoreKin
     world.put_mailbox(ADDRESS, GENERIC_HASH).await;
     let before = world.login(GENERIC).await;
     assert_eq!(before.reason(), Reason::Ok);
-    // The upgrade is a change like any other: the log goes on, and the login after it is judged as of then.
+    // The upgrade is a change like any other: the log goes on, and the login after it is judged as
+    // of then.
     while world.login(GENERIC).await.revision == before.revision {
         tokio::task::yield_now().await;
     }

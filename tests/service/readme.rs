@@ -1,5 +1,5 @@
-//! The README's lines, as they stand: in a POSIX shell, with the real grpcurl, against `serve --demo` on its
-//! own port.
+//! The README's lines, as they stand: in a POSIX shell, with the real grpcurl, against `serve
+//! --demo` on its own port.
 
 use std::{fs, path::Path, process::Command};
 

@@ -1,4 +1,5 @@
-//! Revocations by their ids: who may ask for one, what a repeated call answers, and which calls do not wait.
+//! Revocations by their ids: who may ask for one, what a repeated call answers, and which calls do
+//! not wait.
 
 use std::time::Duration;
 

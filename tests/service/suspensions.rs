@@ -1,5 +1,5 @@
-//! What takes logins away without ending a device: the sessions concerned are closed and counted like
-//! those of a disconnected device.
+//! What takes logins away without ending a device: the sessions concerned are closed and counted
+//! like those of a disconnected device.
 
 use latchkey::proto::{self, Role, revocation::State, set_generic_login_request::Scope, watch_response::Message as Told};
 use latchkey_core::model::verdict::Reason;

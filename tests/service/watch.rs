@@ -1,4 +1,5 @@
-//! `Watch`: leases handed on, changes told, sessions shown and closed. With the crate's own watcher, and with streams that do what none should.
+//! `Watch`: leases handed on, changes told, sessions shown and closed. With the crate's own
+//! watcher, and with streams that do what none should.
 
 use std::{
     sync::{Arc, Mutex},
@@ -444,7 +445,8 @@ async fn a_replica_that_is_dead_is_waited_for_once_and_as_long_as_its_own_lease(
     assert_eq!(second.state(), State::Effective);
 }
 
-/// Among what a replica missed while it stood still may be the end of any session that its watchers have open.
+/// Among what a replica missed while it stood still may be the end of any session that its watchers
+/// have open.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_whose_end_its_replica_has_missed_is_closed_when_it_is_back() {
     let ground = Ground::new(StoreKind::Postgres).await;
@@ -503,7 +505,8 @@ async fn a_caller_that_hangs_up_changes_nothing_about_its_revocation() {
     assert_eq!(reason, Reason::DeviceDisconnected);
 }
 
-/// Whoever begins empty at one replica must not go on under the lease of another, which may be ahead of it.
+/// Whoever begins empty at one replica must not go on under the lease of another, which may be
+/// ahead of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watcher_that_has_to_begin_empty_gives_up_its_lease() {
     let ground = Ground::new(StoreKind::Postgres).await;

@@ -1,4 +1,5 @@
-//! The world that the tests act in: one organization with a mail service and a mailbox, and short words for the calls.
+//! The world that the tests act in: one organization with a mail service and a mailbox, and short
+//! words for the calls.
 
 use latchkey::proto::{self, authorization_client::AuthorizationClient, device_credentials_client::DeviceCredentialsClient};
 use tonic::{Request, Status, transport::Channel};

@@ -1,4 +1,5 @@
-//! A process that dies at any point of a transaction leaves it whole or undone. It dies for real: another process runs the transaction and is killed.
+//! A process that dies at any point of a transaction leaves it whole or undone. It dies for real:
+//! another process runs the transaction and is killed.
 
 use std::{
     env,
@@ -12,7 +13,8 @@ use crate::{
     world::write,
 };
 
-/// For the process that is to die: where the store is, and after how many statements it stops. One more than there are: after the commit.
+/// For the process that is to die: where the store is, and after how many statements it stops. One
+/// more than there are: after the commit.
 const STORE: &str = "LATCHKEY_TEST_CRASH_STORE";
 const POINT: &str = "LATCHKEY_TEST_CRASH_POINT";
 const STOPPED: &str = "stopped";

@@ -1,4 +1,5 @@
-//! The audit trail and the history of logins, merged in an order that doesn't move under who pages through it.
+//! The audit trail and the history of logins, merged in an order that doesn't move under who pages
+//! through it.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -111,7 +112,8 @@ async fn events_and_logins_are_merged_newest_first_and_page_stably(store: Arc<dy
             break;
         }
         paged.extend(page);
-        // What comes in between moves nothing: new ones are before the page, and a login counted on stays where it is.
+        // What comes in between moves nothing: new ones are before the page, and a login counted on
+        // stays where it is.
         append(&store, &alice, vec![event(100 + paged.len() as u128, &alice, at(100))]).await;
         store.add_logins(&logins).await.expect("added");
     }

@@ -63,7 +63,8 @@ async fn mailboxes_are_listed_by_address_and_in_pages(store: Arc<dyn Store>) {
     alice(&store).await;
     let mut tx = write(&store).await;
     tx.put_mail_service(&mail_service("second", "acme")).await.expect("put");
-    // By their bytes, whatever the database's language: the order that pages are cut in must not depend on it.
+    // By their bytes, whatever the database's language: the order that pages are cut in must not
+    // depend on it.
     let addresses =
         ["zoe@example.com", "b-c@example.com", "ba@example.com", "b.d@example.com", "zoë@example.com", "zof@example.com"];
     for (number, at_address) in (2..).zip(addresses) {

@@ -1,5 +1,5 @@
-//! The rules of the `Store` and `Transaction` traits, written once and held by each store. Where one may differ, the trait's own words say so, and the rule
-//! is run on the other alone.
+//! The rules of the `Store` and `Transaction` traits, written once and held by each store. Where
+//! one may differ, the trait's own words say so, and the rule is run on the other alone.
 
 #![expect(clippy::expect_used, reason = "a test that can't go on has failed")]
 #![expect(unreachable_pub, reason = "a test program exports nothing")]

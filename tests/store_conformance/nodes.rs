@@ -1,4 +1,5 @@
-//! The processes that cache. SQLite serves one, and waits for none: its `sync` reads the head alone, and whoever joins ousts the row of a dead one.
+//! The processes that cache. SQLite serves one, and waits for none: its `sync` reads the head
+//! alone, and whoever joins ousts the row of a dead one.
 
 use std::{sync::Arc, time::Duration};
 

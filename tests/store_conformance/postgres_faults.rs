@@ -1,5 +1,5 @@
-//! What PostgreSQL alone can do to its clients: commits that no standby has, answers that do not come, connections that
-//! are all taken, and locks that two replicas take in turns.
+//! What PostgreSQL alone can do to its clients: commits that no standby has, answers that do not
+//! come, connections that are all taken, and locks that two replicas take in turns.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

@@ -137,7 +137,8 @@ async fn a_transaction_that_nobody_waits_for_any_more_leaves_nothing(store: Arc<
     }
 }
 
-/// A connection that goes back to the pool inside of a reading transaction would show a later login a world of the past.
+/// A connection that goes back to the pool inside of a reading transaction would show a later login
+/// a world of the past.
 async fn a_look_that_nobody_waits_for_any_more_leaves_no_old_picture(store: Arc<dyn Store>) {
     let alice = alice(&store).await;
     for polls in 1..=12 {

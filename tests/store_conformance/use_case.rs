@@ -1,4 +1,5 @@
-//! A use case that touches all that one can, a statement at a time; and all that can be seen of it from outside.
+//! A use case that touches all that one can, a statement at a time; and all that can be seen of it
+//! from outside.
 
 use std::sync::Arc;
 
@@ -24,7 +25,8 @@ pub async fn prepare(store: &Arc<dyn Store>) {
     add(store, &device(2, &alice), &proof(2)).await;
 }
 
-/// The first so many statements: disconnects one device, changes another's password, adds a third, suspends the mailbox, and writes it down.
+/// The first so many statements: disconnects one device, changes another's password, adds a third,
+/// suspends the mailbox, and writes it down.
 pub async fn run(tx: &mut Transaction, statements: usize) {
     let alice = crate::world::mailbox(1, "alice@example.com", "mail");
     for statement in 1..=statements {

@@ -1,4 +1,5 @@
-//! What the rules act on: an organization with a mail service and alice's mailbox; and short words for the rest.
+//! What the rules act on: an organization with a mail service and alice's mailbox; and short words
+//! for the rest.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! PostgreSQL, started for real: one cluster a test process, one database a test. A guard process stops it and removes it when the test process ends, however that is.
+//! PostgreSQL, started for real: one cluster a test process, one database a test. A guard process
+//! stops it and removes it when the test process ends, however that is.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -28,7 +29,8 @@ pub async fn fresh_database() -> TestDatabase {
     cluster.database().await
 }
 
-/// A database in the shared cluster with all that another one holds just now: what a standby had got that is promoted. Whoever is connected to the first is cut.
+/// A database in the shared cluster with all that another one holds just now: what a standby had
+/// got that is promoted. Whoever is connected to the first is cut.
 pub async fn copy_of(database: &TestDatabase) -> TestDatabase {
     let cluster = SHARED.get().expect("it was made by `fresh_database`");
     let client = cluster.client("postgres").await;
@@ -78,7 +80,8 @@ impl Cluster {
         cluster
     }
 
-    /// A copy of this cluster as it is now, which does not run yet: a standby that follows it once it does, or else what a standby had got by now.
+    /// A copy of this cluster as it is now, which does not run yet: a standby that follows it once
+    /// it does, or else what a standby had got by now.
     pub async fn copy(&self, follows: bool, settings: &[&str]) -> Self {
         let folder = tempfile::Builder::new().prefix("latchkey-postgres-").tempdir_in("/tmp").expect("a folder in /tmp");
         if is_root() {
@@ -156,7 +159,8 @@ impl Cluster {
         ];
         server.extend(self.settings.iter().cloned());
         let settings: Vec<String> = server.into_iter().map(|setting| format!("-c{setting}")).collect();
-        // The guard waits for its standard input to close, which the end of the test process does; then nobody needs the folder any more.
+        // The guard waits for its standard input to close, which the end of the test process does;
+        // then nobody needs the folder any more.
         let script = r#"data=$1; shift; "$@" >>"$data/server.log" 2>&1 & server=$!; echo $server; read -r keep; kill -INT $server 2>/dev/null; wait $server; [ "$keep" ] || rm -rf "${data%/data}""#;
         let mut guard = as_postgres(Path::new("/bin/sh"));
         guard.args(["-c", script, "guard"]).arg(self.data()).arg(binary("postgres")).arg("-D").arg(self.data()).args(settings);
@@ -192,7 +196,8 @@ impl Drop for Cluster {
     }
 }
 
-/// Below those that the kernel gives to connections as they come: one that is free now stays so until the server takes it.
+/// Below those that the kernel gives to connections as they come: one that is free now stays so
+/// until the server takes it.
 fn free_port() -> u16 {
     static TRIED: AtomicU32 = AtomicU32::new(0);
     loop {
@@ -210,7 +215,8 @@ async fn connect(url: &str) -> Result<tokio_postgres::Client, tokio_postgres::Er
     Ok(client)
 }
 
-/// One of the server's programs, from Debian's package: not from the PATH, where another build may stand.
+/// One of the server's programs, from Debian's package: not from the PATH, where another build may
+/// stand.
 fn binary(name: &str) -> PathBuf {
     let versions = std::fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL is installed (scripts/test does it)");
     let found = versions.flatten().map(|version| version.path().join("bin").join(name)).filter(|path| path.exists()).max();

@@ -1,4 +1,5 @@
-//! A TCP proxy in front of PostgreSQL, one for each replica: cuts connections, holds every byte, refuses new connections, and heals.
+//! A TCP proxy in front of PostgreSQL, one for each replica: cuts connections, holds every byte,
+//! refuses new connections, and heals.
 
 use std::net::SocketAddr;
 

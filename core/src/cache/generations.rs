@@ -1,5 +1,6 @@
-//! A bounded map that forgets what is used least, roughly, for no memory a value: two generations, the older of which is dropped whole when the
-//! younger is full. Whatever is used in time is moved to the younger.
+//! A bounded map that forgets what is used least, roughly, for no memory a value: two generations,
+//! the older of which is dropped whole when the younger is full. Whatever is used in time is moved
+//! to the younger.
 
 use std::hash::Hash;
 

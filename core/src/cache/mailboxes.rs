@@ -1,8 +1,9 @@
 //! Mailboxes' records, as of a revision each, and the fence that keeps stale ones out.
 //!
-//! The rule: **whoever holds an [`Entry`] that says it is current has seen every change that was applied.** So a change ends the entry in the cache, and it also
-//! marks every read under way, whose answer may be from before it. An entry that leaves the cache for lack of room ends too, since nothing could tell
-//! its holder of a change any more.
+//! The rule: **whoever holds an [`Entry`] that says it is current has seen every change that was
+//! applied.** So a change ends the entry in the cache, and it also marks every read under way,
+//! whose answer may be from before it. An entry that leaves the cache for lack of room ends too,
+//! since nothing could tell its holder of a change any more.
 
 use hashbrown::HashMap;
 
@@ -14,10 +15,12 @@ use crate::model::{
 };
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering, PoisonError};
 
-/// Keeps the time under one lock short when a generation is dropped: at most so many mailboxes a shard, up to so many shards.
+/// Keeps the time under one lock short when a generation is dropped: at most so many mailboxes a
+/// shard, up to so many shards.
 const SHARD_CAPACITY: usize = 1_024;
 const MAX_SHARDS: usize = 256;
-/// Of the capacity, what goes to addresses that have no mailbox: a flood of guessed ones pushes out no other.
+/// Of the capacity, what goes to addresses that have no mailbox: a flood of guessed ones pushes out
+/// no other.
 const ABSENT_SHARE: usize = 8;
 
 /// An address's record as it was read at a revision: its mailbox, or that there is none.
@@ -104,14 +107,16 @@ impl MailboxCache {
         None
     }
 
-    /// Announces a read. Must come before the store is asked: changes applied from here on overtake it.
+    /// Announces a read. Must come before the store is asked: changes applied from here on overtake
+    /// it.
     pub fn begin_load(&self, key: MailboxKey) -> Load<'_> {
         let number = self.next_load.fetch_add(1, Ordering::Relaxed);
         self.shard(key).loads.insert(number, LoadUnderWay { key, overtaken: false });
         Load { cache: self, key, number }
     }
 
-    /// Ends what the change concerns, in the cache and under way. When this returns, no entry from before it says that it is current.
+    /// Ends what the change concerns, in the cache and under way. When this returns, no entry from
+    /// before it says that it is current.
     pub fn apply(&self, change: &Change) {
         match &change.scope {
             Scope::Mailboxes(keys) => keys.iter().for_each(|key| self.end_mailbox(*key)),
@@ -119,9 +124,11 @@ impl MailboxCache {
         }
     }
 
-    /// Empties the cache, and lets nothing in that was read before `floor`: for a process that has missed changes and jumps ahead.
+    /// Empties the cache, and lets nothing in that was read before `floor`: for a process that has
+    /// missed changes and jumps ahead.
     pub fn clear(&self, floor: Revision) {
-        // The floor is set before the first shard is emptied, so that no insertion slips in between. It may be lower than the last one: in another history.
+        // The floor is set before the first shard is emptied, so that no insertion slips in
+        // between. It may be lower than the last one: in another history.
         self.floor.store(floor.0, Ordering::Release);
         self.end_where(|_| true);
     }
@@ -174,7 +181,8 @@ impl MailboxCache {
 }
 
 impl Load<'_> {
-    /// Puts the answer into the cache, unless a change has overtaken it or it is from before the floor: then the entry says that it is not current.
+    /// Puts the answer into the cache, unless a change has overtaken it or it is from before the
+    /// floor: then the entry says that it is not current.
     pub fn finish(self, read: MailboxRead) -> Arc<Entry> {
         let mut shard = self.cache.shard(self.key);
         let overtaken = shard.loads.get(&self.number).is_none_or(|load| load.overtaken);

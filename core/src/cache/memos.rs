@@ -1,5 +1,6 @@
-//! Memos: "this password is that device's", so that argon2 runs once for it. True for ever, since a device's generation never gets another password; so nothing
-//! ever ends one, and a memo says nothing about whether the device may still log in.
+//! Memos: "this password is that device's", so that argon2 runs once for it. True for ever, since a
+//! device's generation never gets another password; so nothing ever ends one, and a memo says
+//! nothing about whether the device may still log in.
 
 use std::{
     fmt,
@@ -14,7 +15,8 @@ use crate::model::{device::Generation, id::DeviceId};
 
 const SHARDS: usize = 64;
 
-/// A keyed digest of a device, its generation and a password. Its being in the set is the whole statement.
+/// A keyed digest of a device, its generation and a password. Its being in the set is the whole
+/// statement.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Memo([u8; 32]);
 
@@ -39,7 +41,8 @@ impl fmt::Debug for Memo {
 
 type Shard = Mutex<Generations<[u8; 16], ()>>;
 
-/// A bounded set of memos, under a key made at start: a copy of it is of no use after the process has ended, nor without the process's memory.
+/// A bounded set of memos, under a key made at start: a copy of it is of no use after the process
+/// has ended, nor without the process's memory.
 pub struct Memos {
     key: Hmac<Sha256>,
     shards: Box<[Shard]>,

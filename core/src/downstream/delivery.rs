@@ -1,5 +1,5 @@
-//! What one watcher was sent and has acknowledged, and until when it may answer from what it caches. No I/O
-//! and no clock.
+//! What one watcher was sent and has acknowledged, and until when it may answer from what it
+//! caches. No I/O and no clock.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -15,7 +15,8 @@ pub struct Delivery {
     lease_end: BootTime,
     acknowledged: Revision,
     sent: Revision,
-    /// What it has not acknowledged, and until when that is waited for. A lease granted later does not count: it is read after the change, in one ordered stream.
+    /// What it has not acknowledged, and until when that is waited for. A lease granted later does
+    /// not count: it is read after the change, in one ordered stream.
     pending: VecDeque<(Revision, BootTime)>,
     /// Which of them stands for everything before it.
     restart: Option<Revision>,
@@ -45,12 +46,14 @@ impl Delivery {
         self.pending.push_back((revision, self.lease_end.max(at_least)));
     }
 
-    /// Whether what it may have acknowledged by now, and is still on its way, could be taken for having begun again at `at`.
+    /// Whether what it may have acknowledged by now, and is still on its way, could be taken for
+    /// having begun again at `at`.
     pub fn restart_is_ambiguous(&self, at: Revision) -> bool {
         self.sent >= at
     }
 
-    /// It is sent a start at `at`, which may be of another history: until it says that it has, or its lease ends, it may use what is from before.
+    /// It is sent a start at `at`, which may be of another history: until it says that it has, or
+    /// its lease ends, it may use what is from before.
     pub fn restart(&mut self, at: Revision) {
         self.pending.clear();
         self.acknowledged = Revision(self.acknowledged.0.min(at.0.saturating_sub(1)));

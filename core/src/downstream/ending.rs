@@ -48,8 +48,8 @@ struct Host {
     sessions: HashSet<u64>,
     /// Not judged yet: the change may have ended them, or not.
     doubtful: HashSet<u64>,
-    /// Told to close once they were judged. If several changes were in doubt about a session, nobody
-    /// knows which of them it was: it counts for each.
+    /// Told to close once they were judged. If several changes were in doubt about a session,
+    /// nobody knows which of them it was: it counts for each.
     suspects: HashSet<u64>,
 }
 
@@ -98,7 +98,8 @@ pub(super) struct Counted {
 }
 
 impl Endings {
-    /// A change has ended the sessions `ended`, and perhaps those in `doubtful`. `name`: of a watcher.
+    /// A change has ended the sessions `ended`, and perhaps those in `doubtful`. `name`: of a
+    /// watcher.
     pub(super) fn begin(
         &mut self,
         revision: Revision,
@@ -146,8 +147,8 @@ impl Endings {
         }
     }
 
-    /// A session was judged after the changes up to `cause`, and none of them has ended it. Whether that
-    /// was the last doubt about one of them.
+    /// A session was judged after the changes up to `cause`, and none of them has ended it. Whether
+    /// that was the last doubt about one of them.
     pub(super) fn clear_doubts(&mut self, cause: Revision, key: SessionKey) -> bool {
         let mut was_last = false;
         for (revision, ending) in self.by_change.range_mut(..=cause) {
@@ -178,7 +179,8 @@ impl Endings {
     /// Counts what became of a session, if a change has ended it and it was not counted before.
     pub(super) fn report(&mut self, key: SessionKey, end: End, now: BootTime) -> Option<Counted> {
         let mut counted = None;
-        // The first change that ended it is the cause; for later ones it is no session of theirs any more.
+        // The first change that ended it is the cause; for later ones it is no session of theirs
+        // any more.
         for (revision, ending) in &mut self.by_change {
             let host = ending.hosts.get_mut(&key.watcher);
             let (was_suspect, was_told) =

@@ -30,10 +30,12 @@ pub enum Message {
     Close {
         numbers: Vec<u64>,
         reason: Reason,
-        /// The change that was the cause; or, if that is not known, as of which the session was judged.
+        /// The change that was the cause; or, if that is not known, as of which the session was
+        /// judged.
         revision: Revision,
     },
-    /// Not sent to the watcher: its stream's handler judges these sessions again, and says what it found.
+    /// Not sent to the watcher: its stream's handler judges these sessions again, and says what it
+    /// found.
     Judge(Vec<Doubtful>),
     Acknowledged(Acknowledged),
     SessionsEnded(SessionsEnded),
@@ -94,7 +96,8 @@ pub enum CutOff {
     TooSlow,
     /// Another stream came with the same id.
     Replaced,
-    /// It has to begin anew, and what it acknowledges on this stream could be taken for having done so.
+    /// It has to begin anew, and what it acknowledges on this stream could be taken for having done
+    /// so.
     BeginsAnew,
 }
 
@@ -144,8 +147,8 @@ pub enum Opened {
     Good,
     /// Its password has ended: the watcher is told to close it.
     Closed,
-    /// A change since its login may have ended it, or this process does not remember all of them: it is
-    /// to be judged.
+    /// A change since its login may have ended it, or this process does not remember all of them:
+    /// it is to be judged.
     Doubtful {
         cause: Option<Revision>,
     },

@@ -1,4 +1,5 @@
-//! The newest rows of the change log, in memory: for watchers that come back after a cut, for sessions that open late, and for a database that has lost some.
+//! The newest rows of the change log, in memory: for watchers that come back after a cut, for
+//! sessions that open late, and for a database that has lost some.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -76,7 +77,8 @@ impl Recent {
         (known == position).then(|| self.changes.range(skipped..).cloned().collect())
     }
 
-    /// Whether it knows of every change after `revision`. Of one that is still to come it does not: that may be of another history.
+    /// Whether it knows of every change after `revision`. Of one that is still to come it does not:
+    /// that may be of another history.
     pub fn covers(&self, revision: Revision) -> bool {
         (self.before.revision..=self.head().revision).contains(&revision)
     }
@@ -88,8 +90,8 @@ impl Recent {
         found.map(|(ended, revision)| (ended.reason, *revision))
     }
 
-    /// The newest change after `after` that may have ended sessions of the mailbox without naming their
-    /// passwords.
+    /// The newest change after `after` that may have ended sessions of the mailbox without naming
+    /// their passwords.
     pub fn doubt_about(&self, mailbox: &MailboxKey, after: Revision) -> Option<Revision> {
         let of_mailbox = self.unnamed.get(mailbox).copied().unwrap_or_default();
         Some(of_mailbox.max(self.unnamed_of_service)).filter(|revision| *revision > after)

@@ -28,7 +28,8 @@ use crate::model::{
 /// What the owner of the queues is to do, in this order.
 #[derive(Clone, Debug)]
 pub enum Action {
-    /// Put a message at the end of a watcher's queue; if that is full, say so with [`Roster::queue_is_full`].
+    /// Put a message at the end of a watcher's queue; if that is full, say so with
+    /// [`Roster::queue_is_full`].
     Send { watcher: u64, message: Message },
     /// End a watcher's stream.
     CutOff { watcher: u64, why: CutOff },
@@ -185,8 +186,8 @@ impl Roster {
         Ok(())
     }
 
-    /// Nothing from before `revision` is used by the watcher any more. Whether somebody may go on who
-    /// waited for this.
+    /// Nothing from before `revision` is used by the watcher any more. Whether somebody may go on
+    /// who waited for this.
     pub fn acknowledge(&mut self, number: u64, revision: Revision, now: BootTime) -> Result<bool, ProtocolError> {
         let watcher = self.connected.get_mut(&number).ok_or(ProtocolError::CutOff)?;
         let acknowledged = watcher.delivery.acknowledge(revision).map_err(|bad| match bad {
@@ -206,8 +207,8 @@ impl Roster {
         Ok(())
     }
 
-    /// The watcher has opened a session. If its password has ended since the login was answered, it is
-    /// closed at once. What memory can't decide is for the stream's handler to judge.
+    /// The watcher has opened a session. If its password has ended since the login was answered, it
+    /// is closed at once. What memory can't decide is for the stream's handler to judge.
     pub fn session_opened(
         &mut self,
         number: u64,
@@ -295,9 +296,9 @@ impl Roster {
         due.into_iter().filter_map(|revision| self.endings.closing(revision)).collect()
     }
 
-    /// A session was judged as of `revision`: if it is not valid any more, its watcher is told to close it.
-    /// Nothing if it is another session by now, since numbers are used again. Whether somebody may go on who
-    /// waited for this.
+    /// A session was judged as of `revision`: if it is not valid any more, its watcher is told to
+    /// close it. Nothing if it is another session by now, since numbers are used again. Whether
+    /// somebody may go on who waited for this.
     pub fn judged(&mut self, number: u64, doubtful: &Doubtful, reason: Reason, revision: Revision, now: BootTime) -> bool {
         let key = SessionKey { watcher: number, number: doubtful.number };
         if self.sessions.get(key) != Some(&doubtful.session) {
@@ -341,7 +342,8 @@ impl Roster {
         }
         let settled = Revision(change.revision.0.saturating_sub(1));
         self.open.insert(change.revision, OpenChange { settled, applied: now, waited_for: 0 });
-        // A watcher that is cut off is not sent it, and is waited for all the same, while it may hold a lease.
+        // A watcher that is cut off is not sent it, and is waited for all the same, while it may
+        // hold a lease.
         let mut waited_for = 0;
         for departed in &mut self.departed {
             if departed.delivery.has_lease(now) {
@@ -386,7 +388,8 @@ impl Roster {
             watcher.position = at;
             waited_for += 1;
         }
-        // Until all have begun again nothing is settled: some of what they were not sent may be of another history.
+        // Until all have begun again nothing is settled: some of what they were not sent may be of
+        // another history.
         let settled = Revision::default();
         self.open.insert(at.revision, OpenChange { settled, applied: now, waited_for });
         for number in numbers {
@@ -410,8 +413,9 @@ impl Roster {
         self.open.values().next().map(|first| first.settled)
     }
 
-    /// A watcher has come back on another stream. What it had applied by then, it has acknowledged; what it is sent again, the new stream waits for. If it begins
-    /// empty, the old one is waited for until its lease is over.
+    /// A watcher has come back on another stream. What it had applied by then, it has acknowledged;
+    /// what it is sent again, the new stream waits for. If it begins empty, the old one is waited
+    /// for until its lease is over.
     pub(super) fn come_back(&mut self, mut departed: Departed, applied: Revision, starts_empty: bool, now: BootTime) {
         for key in self.sessions.of_watcher(departed.number) {
             self.sessions.close(key);
@@ -427,8 +431,8 @@ impl Roster {
         self.is_settled_by(number, &is_told_again, false, now);
     }
 
-    /// Sends one watcher a change, and notes that it is waited for: as long as the lease that it had
-    /// before.
+    /// Sends one watcher a change, and notes that it is waited for: as long as the lease that it
+    /// had before.
     pub(super) fn tell_one(&mut self, number: u64, change: &Arc<Change>, now: BootTime) {
         let Some(watcher) = self.connected.get_mut(&number) else {
             return;

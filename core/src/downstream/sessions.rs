@@ -89,7 +89,8 @@ impl Sessions {
         let mut concerned = Concerned::default();
         let mut sort = |key: SessionKey, open: &Open| {
             let session = &open.session;
-            // Its login was judged after the change; or in another history, which only the store knows.
+            // Its login was judged after the change; or in another history, which only the store
+            // knows.
             let is_later = session.revision >= change.revision;
             let has_ended = change
                 .ended

@@ -1,4 +1,5 @@
-//! A watcher's stream for tests, here and in `tests/interleavings`: a queue of the standard library.
+//! A watcher's stream for tests, here and in `tests/interleavings`: a queue of the standard
+//! library.
 
 use std::sync::mpsc;
 

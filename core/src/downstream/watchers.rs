@@ -1,5 +1,5 @@
-//! The watchers of this process, for several threads: the roster under its lock, and the queues that
-//! lead to the watchers.
+//! The watchers of this process, for several threads: the roster under its lock, and the queues
+//! that lead to the watchers.
 
 use std::{fmt, sync::Arc};
 
@@ -21,9 +21,11 @@ use crate::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-/// Where the messages to one watcher go. Called under the lock that orders them, so it must not wait.
+/// Where the messages to one watcher go. Called under the lock that orders them, so it must not
+/// wait.
 pub trait Outbox: Send {
-    /// Puts a message at the end of the queue. False if the queue is full, or nobody reads it any more.
+    /// Puts a message at the end of the queue. False if the queue is full, or nobody reads it any
+    /// more.
     fn send(&mut self, message: Message) -> bool;
     /// Ends the stream.
     fn cut_off(self: Box<Self>, why: CutOff);
@@ -92,7 +94,8 @@ impl Watchers {
         self.act(|roster| roster.tell_start_empty(at, now));
     }
 
-    /// Up to where no watcher answers from before, given that this process has applied up to `applied`.
+    /// Up to where no watcher answers from before, given that this process has applied up to
+    /// `applied`.
     pub fn settled(&self, applied: Revision) -> Revision {
         let now = self.clock.boot();
         self.act(|roster| {
@@ -252,8 +255,8 @@ impl Watchers {
         }
     }
 
-    /// Does something with the roster, and what it asks for, under one lock: so each watcher's queue has
-    /// the roster's order.
+    /// Does something with the roster, and what it asks for, under one lock: so each watcher's
+    /// queue has the roster's order.
     fn act<T>(&self, with: impl FnOnce(&mut Roster) -> T) -> T {
         let mut inner = self.lock();
         let outcome = with(&mut inner.roster);

@@ -1,4 +1,5 @@
-//! What a proven password may do. Judged at every login, after the proof: never part of a cached verdict.
+//! What a proven password may do. Judged at every login, after the proof: never part of a cached
+//! verdict.
 
 use crate::model::{
     clock::Timestamp,

@@ -12,8 +12,8 @@ use crate::model::{
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Admission {
     pub session: Session,
-    /// In which this host learns of the session's end. `None`: the replica that it follows has to judge it
-    /// first, because another one has answered the login.
+    /// In which this host learns of the session's end. `None`: the replica that it follows has to
+    /// judge it first, because another one has answered the login.
     pub epoch: Option<u64>,
 }
 
@@ -39,8 +39,8 @@ pub struct Reply {
 }
 
 impl Admission {
-    /// A form that mail servers carry from the login to the session: ASCII without spaces. `host` names this
-    /// process, in which alone the epoch means anything.
+    /// A form that mail servers carry from the login to the session: ASCII without spaces. `host`
+    /// names this process, in which alone the epoch means anything.
     pub fn encode(&self, host: uuid::Uuid) -> String {
         let epoch = self.epoch.map_or_else(String::new, |epoch| format!("{epoch:x}"));
         format!("{}.{epoch}.{}", host.simple(), Hex(&self.session.encode()))

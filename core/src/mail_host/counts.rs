@@ -11,8 +11,8 @@ use crate::model::{
     verdict::{Attempt, ProvenPassword, Session},
 };
 
-/// Counts in one report, and kept at a time: logins beyond are reported without their address, and beyond
-/// twice as many, not at all.
+/// Counts in one report, and kept at a time: logins beyond are reported without their address, and
+/// beyond twice as many, not at all.
 pub(super) const MAX_COUNTS: usize = 1_000;
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]

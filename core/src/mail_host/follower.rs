@@ -1,5 +1,6 @@
-//! Where a mail host stands in the change log, and which leases it has asked for. A plain value, so that
-//! the model can hold it: what it decides comes out as steps, to be carried out in their order.
+//! Where a mail host stands in the change log, and which leases it has asked for. A plain value, so
+//! that the model can hold it: what it decides comes out as steps, to be carried out in their
+//! order.
 
 use std::{collections::VecDeque, time::Duration};
 

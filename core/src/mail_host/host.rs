@@ -1,7 +1,8 @@
 //! What logins, sessions and the following task of one mail host share in memory.
 //!
-//! One task follows a replica and calls [`MailHost::welcomed`], [`MailHost::hear`], [`MailHost::poll`] and
-//! [`MailHost::disconnected`]. Logins and sessions come from any thread meanwhile.
+//! One task follows a replica and calls [`MailHost::welcomed`], [`MailHost::hear`],
+//! [`MailHost::poll`] and [`MailHost::disconnected`]. Logins and sessions come from any thread
+//! meanwhile.
 
 use std::{fmt, time::Duration};
 
@@ -104,8 +105,8 @@ impl MailHost {
         self.lease.holds(self.clock.boot(), self.clock.wall())
     }
 
-    /// When the last lease that was granted had been asked for: everything that was acknowledged before is
-    /// known here.
+    /// When the last lease that was granted had been asked for: everything that was acknowledged
+    /// before is known here.
     pub fn granted_from(&self) -> Option<BootTime> {
         Some(BootTime(self.granted_from.load(Ordering::Acquire))).filter(|from| from.0 > 0)
     }
@@ -158,7 +159,8 @@ impl MailHost {
         let mut following = lock(&self.following);
         for step in following.follower.hear(message) {
             self.carry_out(step, &mut todo);
-            // Before the next step acknowledges it: what is asked from here on is as new as the change.
+            // Before the next step acknowledges it: what is asked from here on is as new as the
+            // change.
             self.publish(&following.follower);
         }
         todo
@@ -180,7 +182,8 @@ impl MailHost {
         Request::Renew { number: follower.ask(self.clock.boot(), self.clock.wall()) }
     }
 
-    /// What time makes due. To be called again after the pause that is answered, with a stream or without.
+    /// What time makes due. To be called again after the pause that is answered, with a stream or
+    /// without.
     pub fn poll(&self) -> (Todo, Duration) {
         let now = self.clock.boot();
         let mut todo = Todo::default();
@@ -262,7 +265,8 @@ impl MailHost {
 
     // For mail servers' sessions.
 
-    /// Whether a session may still open that was allowed before: `None` if only the replica can tell.
+    /// Whether a session may still open that was allowed before: `None` if only the replica can
+    /// tell.
     pub fn standing(&self, admission: &Admission) -> Option<Standing> {
         // Under the lock that a change takes before it is acknowledged: authority is judged last.
         let sessions = self.lock_sessions();
@@ -270,7 +274,8 @@ impl MailHost {
         self.has_lease().then_some(standing)
     }
 
-    /// A session opens with an allowed login. If its password has ended meanwhile, it is to close at once.
+    /// A session opens with an allowed login. If its password has ended meanwhile, it is to close
+    /// at once.
     pub fn opened(&self, opening: Opening) -> Result<(SessionNumber, Option<Close>), TooManySessions> {
         let opened = self.lock_sessions().open(opening);
         (self.wake)();

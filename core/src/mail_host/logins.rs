@@ -33,8 +33,8 @@ impl Question<'_> {
 }
 
 impl MailHost {
-    /// Answers a login from memory, if that can allow it. What is not allowed the replica is to say: whatever
-    /// only allows, such as a new device, it need not have told this host yet.
+    /// Answers a login from memory, if that can allow it. What is not allowed the replica is to
+    /// say: whatever only allows, such as a new device, it need not have told this host yet.
     pub fn answer(&self, attempt: &Attempt) -> Option<Answer> {
         let entry = self.cache.get(attempt.address.key())?;
         let record = entry.read.mailbox.as_ref()?;
@@ -78,7 +78,8 @@ impl MailHost {
         Answer { reason: reply.reason, admission, is_from_cache: false }
     }
 
-    /// Puts a proven device into the cache, beside those of the mailbox that are there and still current.
+    /// Puts a proven device into the cache, beside those of the mailbox that are there and still
+    /// current.
     fn remember(&self, load: Load<'_>, attempt: &Attempt, password: ProvenPassword, revision: Revision, record: MailboxRecord) {
         let before: Option<Arc<Entry>> = self.cache.get(attempt.address.key()).filter(|entry| entry.is_current());
         let (mut record, mut revision) = (record, revision);

@@ -1,6 +1,7 @@
-//! The mail host's side of `Watch`: a process beside mail servers that answers logins from a cache under
-//! a lease, and knows which of their sessions a change ends. Messages and time come in, what to send and
-//! to close comes out; `src/upstream` carries it out, and the interleavings run it under shuttle.
+//! The mail host's side of `Watch`: a process beside mail servers that answers logins from a cache
+//! under a lease, and knows which of their sessions a change ends. Messages and time come in, what
+//! to send and to close comes out; `src/upstream` carries it out, and the interleavings run it
+//! under shuttle.
 
 mod admission;
 mod counts;

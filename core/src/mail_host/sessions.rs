@@ -1,5 +1,5 @@
-//! The sessions that a mail host has open: which of them a change ends, and what the replica is to learn
-//! of them.
+//! The sessions that a mail host has open: which of them a change ends, and what the replica is to
+//! learn of them.
 
 use hashbrown::HashMap;
 
@@ -67,8 +67,8 @@ impl Sessions {
         self.epoch
     }
 
-    /// What is known here of a session whose login was answered in `epoch`: `None` if a change may have
-    /// been missed.
+    /// What is known here of a session whose login was answered in `epoch`: `None` if a change may
+    /// have been missed.
     pub(super) fn standing(&self, session: &Session, epoch: Option<u64>) -> Option<Standing> {
         if epoch != Some(self.epoch) || !self.recent.covers(session.revision) {
             return None;
@@ -144,7 +144,8 @@ impl Sessions {
         ended_sessions.into_iter().filter_map(|(number, reason)| self.close(number, reason, change.revision)).collect()
     }
 
-    /// The replica, or this host, wants a session closed. Answers what to do, once for each session.
+    /// The replica, or this host, wants a session closed. Answers what to do, once for each
+    /// session.
     pub(super) fn close(&mut self, number: SessionNumber, reason: Reason, cause: Revision) -> Option<Close> {
         let open = self.open.get_mut(&number).filter(|open| open.closing_for.is_none())?;
         open.closing_for = Some(cause);

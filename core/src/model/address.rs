@@ -11,7 +11,8 @@ pub const MAX_ADDRESS_BYTES: usize = 254;
 /// RFC 5321 §4.5.3.1.1.
 pub const MAX_LOCAL_PART_BYTES: usize = 64;
 
-/// A normalised address: lower case, the domain in its ASCII form (UTS 46), at most [`MAX_ADDRESS_BYTES`].
+/// A normalised address: lower case, the domain in its ASCII form (UTS 46), at most
+/// [`MAX_ADDRESS_BYTES`].
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Address(Box<str>);
 
@@ -75,7 +76,8 @@ impl Address {
     }
 }
 
-/// Whether an ASCII domain needs no IDNA: labels of 1 to 63 letters, digits and inner hyphens, and none in Punycode.
+/// Whether an ASCII domain needs no IDNA: labels of 1 to 63 letters, digits and inner hyphens, and
+/// none in Punycode.
 fn is_plain_domain(domain: &str) -> bool {
     domain.split('.').all(|label| {
         let bytes = label.as_bytes();
@@ -99,8 +101,9 @@ impl fmt::Debug for Address {
     }
 }
 
-/// What caches and the change log know a mailbox by: the first 16 bytes of SHA-256 over its normalised address. It exists for
-/// addresses that have no mailbox too, so "no such mailbox" can be cached, and ended when one is made.
+/// What caches and the change log know a mailbox by: the first 16 bytes of SHA-256 over its
+/// normalised address. It exists for addresses that have no mailbox too, so "no such mailbox" can
+/// be cached, and ended when one is made.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MailboxKey(pub [u8; 16]);
 

@@ -39,7 +39,8 @@ impl fmt::Display for RevocationId {
     }
 }
 
-/// What caches know a mail service by: the first 8 bytes of SHA-256 over its id. Two that collide lose a little cache, nothing else.
+/// What caches know a mail service by: the first 8 bytes of SHA-256 over its id. Two that collide
+/// lose a little cache, nothing else.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct ServiceKey(pub u64);
 
@@ -60,7 +61,8 @@ pub enum Scope {
     Service(ServiceKey),
 }
 
-/// A password that a change ended, or took the right to log in from: sessions opened with it are to close.
+/// A password that a change ended, or took the right to log in from: sessions opened with it are to
+/// close.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Ended {
     pub device_id: DeviceId,
@@ -90,8 +92,8 @@ impl Change {
         Position { revision: self.revision, nonce: self.nonce }
     }
 
-    /// Whether each password that it took the right to log in from is among those that it `ended`. If
-    /// not (a device's limits, a switch of a whole mail service), sessions have to be judged.
+    /// Whether each password that it took the right to log in from is among those that it `ended`.
+    /// If not (a device's limits, a switch of a whole mail service), sessions have to be judged.
     pub fn names_what_it_ended(&self) -> bool {
         !self.ended.is_empty()
     }

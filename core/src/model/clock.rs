@@ -38,8 +38,8 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// Time since this machine booted, in nanoseconds, suspended time included (`CLOCK_BOOTTIME`). For leases and deadlines; means
-/// nothing on another machine.
+/// Time since this machine booted, in nanoseconds, suspended time included (`CLOCK_BOOTTIME`). For
+/// leases and deadlines; means nothing on another machine.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct BootTime(pub u64);
 

@@ -11,7 +11,8 @@ use super::{
     revision::Revision,
 };
 
-/// Counts up each time a device's password changes, from 1. With the device's id it is never used twice.
+/// Counts up each time a device's password changes, from 1. With the device's id it is never used
+/// twice.
 pub type Generation = u32;
 
 /// Where a device's password came from.
@@ -100,13 +101,14 @@ pub struct Device {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct KeyId(pub u16);
 
-/// A short keyed digest of a password, which finds the device that it can belong to (docs/design.md, "Passwords").
+/// A short keyed digest of a password, which finds the device that it can belong to
+/// (docs/design.md, "Passwords").
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Tag {
     /// 128 bits, of a GENERATED password: proof in itself.
     Proof([u8; 16]),
-    /// 8 bits, of a CHOSEN or GENERIC one: an index, not a verifier. The salt sets apart two passwords of one mailbox that would
-    /// otherwise share a value (see `passwords::tag`).
+    /// 8 bits, of a CHOSEN or GENERIC one: an index, not a verifier. The salt sets apart two
+    /// passwords of one mailbox that would otherwise share a value (see `passwords::tag`).
     Index { salt: u8, value: u8 },
     /// A GENERIC password nobody has logged in with yet: only its imported hash is known.
     Unknown,

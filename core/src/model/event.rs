@@ -10,7 +10,8 @@ use super::{
     verdict::Reason,
 };
 
-/// What happened. The numbers are the proto's; [`EventKind::Login`] never stands in the table of changes.
+/// What happened. The numbers are the proto's; [`EventKind::Login`] never stands in the table of
+/// changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum EventKind {
@@ -75,7 +76,8 @@ pub struct Event {
     pub mailbox_id: Option<MailboxId>,
     /// The mail service concerned. When an event is written, `None` stands for the mailbox's own.
     pub mail_service_id: Option<MailServiceId>,
-    /// The organization concerned. When an event is written, `None` stands for the mail service's own.
+    /// The organization concerned. When an event is written, `None` stands for the mail service's
+    /// own.
     pub organization_id: Option<OrganizationId>,
     /// The person whose role, membership or right was changed.
     pub user: Option<UserId>,
@@ -120,15 +122,16 @@ pub struct Logins {
     pub protocol: Protocol,
     /// The last one's.
     pub client_ip: Option<IpAddr>,
-    /// Whether others came from other addresses: wrong guesses, beyond the addresses that are kept apart.
+    /// Whether others came from other addresses: wrong guesses, beyond the addresses that are kept
+    /// apart.
     pub from_several_addresses: bool,
     pub frontend: String,
     pub count: u64,
     pub last_time: Timestamp,
 }
 
-/// What the history counts logins by. The address is left out for wrong guesses from more addresses than
-/// are kept apart.
+/// What the history counts logins by. The address is left out for wrong guesses from more addresses
+/// than are kept apart.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct LoginKey {
     pub mailbox_id: MailboxId,

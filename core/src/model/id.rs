@@ -13,7 +13,8 @@ macro_rules! uuid_id {
         pub struct $name(pub Uuid);
 
         impl $name {
-            /// A UUIDv7 (RFC 9562 §5.7) from a time and random bytes: in the order of time, never made twice.
+            /// A UUIDv7 (RFC 9562 §5.7) from a time and random bytes: in the order of time, never
+            /// made twice.
             pub fn from_parts(now: Timestamp, random: [u8; 10]) -> Self {
                 Self(uuid::Builder::from_unix_timestamp_millis(now.unix_millis(), &random).into_uuid())
             }

@@ -16,7 +16,8 @@ pub mod secret;
 pub mod session;
 pub mod verdict;
 
-/// A value that came from outside and breaks a bound. Names the field and the bound, for whoever sent it.
+/// A value that came from outside and breaks a bound. Names the field and the bound, for whoever
+/// sent it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {problem}")]
 pub struct Invalid {
@@ -24,7 +25,8 @@ pub struct Invalid {
     pub field: &'static str,
     /// What is wrong, with the bound.
     pub problem: String,
-    /// A stable reason where the field alone does not say it (`PASSWORD_TOO_WEAK`); else `INVALID_FIELD`.
+    /// A stable reason where the field alone does not say it (`PASSWORD_TOO_WEAK`); else
+    /// `INVALID_FIELD`.
     pub reason: &'static str,
 }
 

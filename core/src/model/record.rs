@@ -14,13 +14,15 @@ pub struct MailboxRecord {
     pub suspended: bool,
     /// Whether its generic password may log in, by the mailbox's and by the mail service's switch.
     pub generic_login: bool,
-    /// At most 50 by default (`--max-devices`), in the order that they are tried: by tag salt, highest first.
+    /// At most 50 by default (`--max-devices`), in the order that they are tried: by tag salt,
+    /// highest first.
     pub active: Box<[Credential]>,
     /// Remembered: disconnected and changed ones, the newest first.
     pub ended: Box<[EndedCredential]>,
 }
 
-/// A device's current password and what it may do. The hash is not here: it is read when argon2 runs.
+/// A device's current password and what it may do. The hash is not here: it is read when argon2
+/// runs.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Credential {
     pub device_id: DeviceId,
@@ -58,7 +60,8 @@ impl EndReason {
     }
 }
 
-/// What one indexed read tells of an address: its mailbox if there is one, and the log's head in the same snapshot.
+/// What one indexed read tells of an address: its mailbox if there is one, and the log's head in
+/// the same snapshot.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MailboxRead {
     pub revision: Revision,

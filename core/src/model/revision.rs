@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-/// A position in the change log. Commit order is revision order: none appears late, none is missing.
+/// A position in the change log. Commit order is revision order: none appears late, none is
+/// missing.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Revision(pub u64);
 
@@ -12,8 +13,8 @@ impl fmt::Display for Revision {
     }
 }
 
-/// A place in one history of the log: a revision, and the nonce of its row. In another history, the row of
-/// the same revision has another nonce.
+/// A place in one history of the log: a revision, and the nonce of its row. In another history, the
+/// row of the same revision has another nonce.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Position {
     pub revision: Revision,

@@ -34,7 +34,8 @@ pub(in crate::cli) struct Add {
     /// A network or address that it may be used from; can be repeated (default: all)
     #[arg(long = "network", value_name = "CIDR")]
     networks: Vec<String>,
-    /// Expiry time: a date (2027-01-01, its start in local time), a time (2027-01-01T12:00:00Z) or a span (90d)
+    /// Expiry time: a date (2027-01-01, its start in local time), a time (2027-01-01T12:00:00Z) or
+    /// a span (90d)
     #[arg(long, value_name = "WHEN", value_parser = moment)]
     expires: Option<prost_types::Timestamp>,
 }

@@ -62,7 +62,8 @@ impl DisconnectAll {
         Ok(Exit::Done)
     }
 
-    /// Shows what would go and asks. The etag of the list that the person agreed to; `None` if they did not.
+    /// Shows what would go and asks. The etag of the list that the person agreed to; `None` if they
+    /// did not.
     async fn agreed_etag(&self, session: &Session) -> Result<Option<String>, Failure> {
         let list = find::all(session, &self.address, false).await?;
         if !session.output.is_json() {

@@ -18,7 +18,8 @@ pub(super) struct Devices {
     pub(super) etag: String,
 }
 
-/// The id of the device that `named` stands for. With `also_disconnected`, one that is gone can be meant if no living one is.
+/// The id of the device that `named` stands for. With `also_disconnected`, one that is gone can be
+/// meant if no living one is.
 pub(in crate::cli) async fn device_id(
     session: &Session,
     address: &str,
@@ -32,7 +33,8 @@ pub(in crate::cli) async fn device_id(
     choose(&devices, named).map(|device| device.device_id.clone()).map_err(|why| why.failure(address, named, &devices))
 }
 
-/// All devices of a mailbox. If the list changes between two pages, its last etag stands for what nobody saw, and is not given.
+/// All devices of a mailbox. If the list changes between two pages, its last etag stands for what
+/// nobody saw, and is not given.
 pub(super) async fn all(session: &Session, address: &str, show_disconnected: bool) -> Result<Devices, Failure> {
     let mut all = Devices { devices: Vec::new(), etag: String::new() };
     let mut page_token = String::new();

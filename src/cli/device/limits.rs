@@ -35,7 +35,8 @@ pub(in crate::cli) struct Limits {
     /// From any network
     #[arg(long, conflicts_with = "networks")]
     any_network: bool,
-    /// Expiry time: a day (2027-01-01, from its beginning here), a moment (2027-01-01T12:00:00Z) or a span (90d)
+    /// Expiry time: a day (2027-01-01, from its beginning here), a moment (2027-01-01T12:00:00Z) or
+    /// a span (90d)
     #[arg(long, value_name = "WHEN", value_parser = moment)]
     expires: Option<prost_types::Timestamp>,
     /// No expiry time

@@ -28,7 +28,8 @@ use crate::{exit::Exit, proto};
 
 /// List, add, change and disconnect the devices of a mailbox.
 ///
-/// A device is one named password, for one mail program. DEVICE is the device's id, or its name if only one device has it.
+/// A device is one named password, for one mail program. DEVICE is the device's id, or its name if
+/// only one device has it.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -111,8 +112,9 @@ Examples:
     },
     /// End all passwords of a mailbox in one step, including the generic one
     ///
-    /// Shows the devices and asks for confirmation. If the list changes before the answer, nothing is
-    /// disconnected. With --etag (from `device list --json`), it does not ask: that list is the confirmed one.
+    /// Shows the devices and asks for confirmation. If the list changes before the answer, nothing
+    /// is disconnected. With --etag (from `device list --json`), it does not ask: that list is the
+    /// confirmed one.
     #[command(after_help = "\
 Examples:
   latchkey device disconnect-all alice@example.com

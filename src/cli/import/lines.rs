@@ -75,8 +75,9 @@ pub(super) fn jsonl(mut file: impl BufRead) -> impl Iterator<Item = Result<Line,
 
 /// The records of a CSV file with a head line.
 pub(super) fn csv(file: impl Read) -> Result<impl Iterator<Item = Result<Line, Broken>>, Broken> {
-    // The reader counts a CRLF too late, as part of the next record. So a record ends with LF alone, and the CR is trimmed; what
-    // the reader would know of blank lines and of the number of fields is looked at below.
+    // The reader counts a CRLF too late, as part of the next record. So a record ends with LF
+    // alone, and the CR is trimmed; what the reader would know of blank lines and of the number of
+    // fields is looked at below.
     let mut reader = ::csv::ReaderBuilder::new()
         .terminator(::csv::Terminator::Any(b'\n'))
         .trim(::csv::Trim::All)
@@ -116,7 +117,8 @@ pub(super) fn csv(file: impl Read) -> Result<impl Iterator<Item = Result<Line, B
     }))
 }
 
-/// Reads a line with its end; of one that is too long only the beginning is kept. The number of bytes passed over.
+/// Reads a line with its end; of one that is too long only the beginning is kept. The number of
+/// bytes passed over.
 fn read_line(file: &mut impl BufRead, line: &mut Vec<u8>) -> std::io::Result<u64> {
     line.clear();
     let mut length = 0;

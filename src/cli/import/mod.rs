@@ -34,11 +34,13 @@ const MOST_IN_FLIGHT: i64 = 64;
 
 /// Import mailboxes from a file, with the hashes of their generic passwords.
 ///
-/// The file is JSON Lines (one object on each line) or CSV (with a header line). Fields: address, mail_service_id (or
-/// --service for all lines), and generic_password_hash ({SCHEME}… or $mcf$…; optional). Mailboxes that exist stay unchanged.
+/// The file is JSON Lines (one object on each line) or CSV (with a header line). Fields: address,
+/// mail_service_id (or --service for all lines), and generic_password_hash ({SCHEME}… or $mcf$…;
+/// optional). Mailboxes that exist stay unchanged.
 ///
-/// Refused lines are reported with their number and reason; all others are imported. If the import is interrupted, the same
-/// command resumes it: FILE.latchkey-import records how far it has come, until it is complete.
+/// Refused lines are reported with their number and reason; all others are imported. If the import
+/// is interrupted, the same command resumes it: FILE.latchkey-import records how far it has come,
+/// until it is complete.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -144,11 +146,13 @@ struct Import {
 }
 
 impl Import {
-    /// Sends the batches, never more than `window` unanswered, and takes in the answers, until all are answered.
+    /// Sends the batches, never more than `window` unanswered, and takes in the answers, until all
+    /// are answered.
     async fn run(&mut self, session: &Session, mut batches: mpsc::Receiver<Batch>, window: usize) -> Result<(), Failure> {
         let (requests, outgoing) = mpsc::channel::<ImportRequest>(window);
         let mut directory = session.directory();
-        // The server may answer the call itself only after the first batch, so the call is made beside the sending.
+        // The server may answer the call itself only after the first batch, so the call is made
+        // beside the sending.
         let call = directory.import(Request::new(ReceiverStream::new(outgoing)));
         let mut requests = Some(requests);
         let mut call = std::pin::pin!(call);
@@ -166,7 +170,8 @@ impl Import {
                             continue;
                         }
                         self.in_flight.push_back(batch);
-                        // The window is the channel's capacity: there is room, or the stream has ended, which its answer tells best.
+                        // The window is the channel's capacity: there is room, or the stream has
+                        // ended, which its answer tells best.
                         let _ = open.try_send(ImportRequest { lines, validate_only: self.dry_run });
                     }
                     _ => requests = None,
@@ -181,7 +186,8 @@ impl Import {
     /// A batch of which no line was fit to be sent.
     fn take_unsent(&mut self, batch: Batch) -> Result<(), Failure> {
         match self.in_flight.back_mut() {
-            // Its turn is after those on their way: what is acknowledged is always a beginning of the file.
+            // Its turn is after those on their way: what is acknowledged is always a beginning of
+            // the file.
             Some(last) => last.merge(batch),
             None => self.acknowledge(batch, ImportResponse::default())?,
         }

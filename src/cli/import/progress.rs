@@ -14,7 +14,8 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Of a file of `bytes`, or of a stream of unknown length. It hides itself where stderr is no terminal.
+    /// Of a file of `bytes`, or of a stream of unknown length. It hides itself where stderr is no
+    /// terminal.
     pub(super) fn new(bytes: Option<u64>, lines_before: u64) -> Self {
         let bar = match bytes {
             Some(bytes) => ProgressBar::new(bytes),

@@ -39,7 +39,8 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// A report that goes on from `counts`. `file` takes refused lines; it is written on where an import is `resumed`, else anew.
+    /// A report that goes on from `counts`. `file` takes refused lines; it is written on where an
+    /// import is `resumed`, else anew.
     pub(super) fn new(
         counts: Counts,
         file: Option<&Path>,

@@ -1,4 +1,5 @@
-//! How far an import has come: a small file beside the imported one, so that a cut import goes on where it stopped.
+//! How far an import has come: a small file beside the imported one, so that a cut import goes on
+//! where it stopped.
 
 use std::{
     ffi::OsString,
@@ -63,7 +64,8 @@ impl State {
         Ok(Self { file, identity, counts, last_line: counts.last_line })
     }
 
-    /// Keeps how far it has come. Written beside and put in place: at any moment one whole state is there.
+    /// Keeps how far it has come. Written beside and put in place: at any moment one whole state is
+    /// there.
     pub(super) fn save(&mut self, counts: Counts) -> Result<(), Failure> {
         self.counts = counts;
         self.last_line = counts.last_line;

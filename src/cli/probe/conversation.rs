@@ -9,7 +9,8 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-/// A line of a server; more is no mail server. (RFC 9051 §4 and RFC 5321 §4.5.3.1.5 stay far below.)
+/// A line of a server; more is no mail server. (RFC 9051 §4 and RFC 5321 §4.5.3.1.5 stay far
+/// below.)
 pub(super) const MAX_LINE_BYTES: usize = 16 << 10;
 
 /// Why a conversation can't go on.
@@ -50,7 +51,8 @@ impl From<io::Error> for Trouble {
 trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
-/// Lines with a server. A call that is dropped while it reads loses nothing: what was read stays for the next.
+/// Lines with a server. A call that is dropped while it reads loses nothing: what was read stays
+/// for the next.
 pub(super) struct Conversation {
     stream: BufReader<Box<dyn Io>>,
     /// The line that is being read.
@@ -70,7 +72,8 @@ impl Conversation {
         Self { stream: BufReader::new(Box::new(stream)), partial: Vec::new(), is_encrypted: false }
     }
 
-    /// Goes on over TLS. What the server sent in the clear and was not read yet is an attack (CVE-2011-0411).
+    /// Goes on over TLS. What the server sent in the clear and was not read yet is an attack
+    /// (CVE-2011-0411).
     pub(super) async fn encrypt(self, config: Arc<ClientConfig>, name: ServerName<'static>) -> Result<Self, Trouble> {
         if !self.stream.buffer().is_empty() || !self.partial.is_empty() {
             return Err(Trouble::DataBeforeTls);

@@ -1,4 +1,5 @@
-//! What the dialogs of the three protocols share: who logs in, what the server offers, and how a login ended.
+//! What the dialogs of the three protocols share: who logs in, what the server offers, and how a
+//! login ended.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use zeroize::Zeroizing;

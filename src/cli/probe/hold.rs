@@ -67,7 +67,8 @@ impl Held {
                 }
             }
             Protocol::Smtp if is_plain_address(&credentials.user) => {
-                // If this server takes no such mail before the revocation, a refusal after it says nothing.
+                // If this server takes no such mail before the revocation, a refusal after it says
+                // nothing.
                 let way = Way::Recipient(credentials.user.clone());
                 if held.begin_mail(&credentials.user).await?.is_none_or(|refusal| refusal.code == smtp::CLOSING) {
                     held.way = way;
@@ -87,7 +88,8 @@ impl Held {
         }
     }
 
-    /// Waits for the end, however long that takes. A server that is silent has not ended the session.
+    /// Waits for the end, however long that takes. A server that is silent has not ended the
+    /// session.
     pub(super) async fn until_end(mut self, every: Duration) -> End {
         loop {
             let step = match self.way.clone() {

@@ -1,4 +1,5 @@
-//! The measurement: logins one after the other, while a session is held and a command revokes the password.
+//! The measurement: logins one after the other, while a session is held and a command revokes the
+//! password.
 
 use std::{
     ffi::OsString,
@@ -164,7 +165,8 @@ async fn try_login(target: &Target, credentials: &Credentials, limit: Duration) 
     Tried { begun, answered, login }
 }
 
-/// Runs the revoking command; the moment at which it ended. What it prints goes to our standard error.
+/// Runs the revoking command; the moment at which it ended. What it prints goes to our standard
+/// error.
 async fn run_command(plan: &Plan) -> Result<Instant, Failure> {
     let Some((program, arguments)) = plan.command.split_first() else {
         return Err(Failure::usage("the command that revokes is missing: put it after --"));

@@ -1,4 +1,5 @@
-//! `latchkey probe`: measures from outside how fast a mail server stops accepting a revoked password. It asks nothing of Latchkey.
+//! `latchkey probe`: measures from outside how fast a mail server stops accepting a revoked
+//! password. It asks nothing of Latchkey.
 
 mod conversation;
 mod dialog;
@@ -49,16 +50,17 @@ const HOUR: Duration = Duration::from_hours(1);
 
 /// Measure how fast a mail server stops accepting a password that was revoked
 ///
-/// Logs in at any IMAP, POP3 or SMTP server, holds a session open, runs the command that revokes the password, and
-/// keeps trying to log in. Prints when the last login was accepted and when the session ended, in seconds from the
-/// command's end. No mail is read or sent. Works with any mail server, with Latchkey or without.
+/// Logs in at any IMAP, POP3 or SMTP server, holds a session open, runs the command that revokes
+/// the password, and keeps trying to log in. Prints when the last login was accepted and when the
+/// session ended, in seconds from the command's end. No mail is read or sent. Works with any mail
+/// server, with Latchkey or without.
 ///
-/// The password comes from the terminal, from --password-file or --password-stdin, or from the variable
-/// LATCHKEY_PROBE_PASSWORD. Over imap://, pop3:// and smtp:// it is sent once the server has switched to TLS (STARTTLS);
-/// without TLS only to a loopback address.
+/// The password comes from the terminal, from --password-file or --password-stdin, or from the
+/// variable LATCHKEY_PROBE_PASSWORD. Over imap://, pop3:// and smtp:// it is sent once the server
+/// has switched to TLS (STARTTLS); without TLS only to a loopback address.
 ///
-/// Ends 0 (revoked: logins are denied and the session has ended), 1 (still accepted or still open at the end), 2 (usage) or 3
-/// (no answer).
+/// Ends 0 (revoked: logins are denied and the session has ended), 1 (still accepted or still open
+/// at the end), 2 (usage) or 3 (no answer).
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -66,7 +68,8 @@ Examples:
     latchkey device disconnect alice@example.com \"Alice's phone\"
   latchkey probe smtp://127.0.0.1:587 --user alice --password-file pw --for 2m --json -- ./revoke.sh alice")]
 pub(super) struct Args {
-    /// The server: imap://, imaps://, pop3://, pop3s://, smtp:// or smtps://, with a port if it is not the usual one
+    /// The server: imap://, imaps://, pop3://, pop3s://, smtp:// or smtps://, with a port if it is
+    /// not the usual one
     #[arg(value_name = "URL", value_parser = Server::parse)]
     server: Server,
     /// The user name to log in with

@@ -6,7 +6,8 @@ use super::{
     target::Target,
 };
 
-/// Response codes of an `-ERR` that say neither yes nor no (RFC 2449 §8, RFC 3206). `[SYS/PERM]` is among them: no password mends it.
+/// Response codes of an `-ERR` that say neither yes nor no (RFC 2449 §8, RFC 3206). `[SYS/PERM]` is
+/// among them: no password mends it.
 const NO_ANSWER_CODES: [&str; 4] = ["SYS/TEMP", "SYS/PERM", "IN-USE", "LOGIN-DELAY"];
 
 /// A status line: `Ok` with the text after `+OK`, `Err` with that after `-ERR`.

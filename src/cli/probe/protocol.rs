@@ -1,4 +1,5 @@
-//! The three protocols behind one interface: a session is opened, a login is tried, and the session is held.
+//! The three protocols behind one interface: a session is opened, a login is tried, and the session
+//! is held.
 
 pub(super) use super::dialog::{Credentials, Login, Opened};
 use super::{

@@ -1,4 +1,5 @@
-//! What the measurement says: seconds from the revoking command's end, and whether the password was revoked.
+//! What the measurement says: seconds from the revoking command's end, and whether the password was
+//! revoked.
 
 use std::io::{self, Write};
 

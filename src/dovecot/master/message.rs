@@ -1,11 +1,12 @@
-//! Lines of Dovecot's auth-master protocol, as far as a login's mail process speaks it: what each side says, and
-//! what of it is passed on.
+//! Lines of Dovecot's auth-master protocol, as far as a login's mail process speaks it: what each
+//! side says, and what of it is passed on.
 
 use std::net::IpAddr;
 
 use crate::dovecot::line::{escape, fields, unescape};
 
-/// Names the admission among the fields of a user: a passdb returns it as `userdb_latchkey_session`.
+/// Names the admission among the fields of a user: a passdb returns it as
+/// `userdb_latchkey_session`.
 const SESSION: &[u8] = b"latchkey_session";
 const SERVICE: &[u8] = b"latchkey_service";
 const CLIENT_IP: &[u8] = b"latchkey_rip";
@@ -35,8 +36,8 @@ pub(super) struct Request {
     pub id: u32,
     /// The process of the session, as it says itself.
     pub session_pid: Option<u32>,
-    /// The line for Dovecot's authentication server. It compares `session_pid` with its own socket's peer, which
-    /// is us, so that goes.
+    /// The line for Dovecot's authentication server. It compares `session_pid` with its own
+    /// socket's peer, which is us, so that goes.
     pub forward: Vec<u8>,
 }
 
@@ -75,7 +76,8 @@ pub(super) fn from_process(line: &[u8]) -> Result<FromProcess, Malformed> {
         Some(b"VERSION") => Err(Malformed::Version),
         Some(b"REQUEST") => {
             let id = number(parts.next())?;
-            // The login process, its request, and the cookie that proves it. The server checks them.
+            // The login process, its request, and the cookie that proves it. The server checks
+            // them.
             if parts.by_ref().take(3).filter(|field| !field.is_empty()).count() < 3 {
                 return Err(Malformed::Field);
             }
@@ -135,7 +137,8 @@ pub(super) fn from_server(line: &[u8]) -> Result<FromServer, Malformed> {
     }
 }
 
-/// The answer to a request whose session may not begin: the mail client is told the text, as a temporary failure.
+/// The answer to a request whose session may not begin: the mail client is told the text, as a
+/// temporary failure.
 pub(super) fn fail(id: u32, reason: &str) -> Vec<u8> {
     let mut line = format!("FAIL\t{id}\treason=").into_bytes();
     line.extend_from_slice(&escape(reason.as_bytes()));

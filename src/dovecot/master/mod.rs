@@ -1,10 +1,10 @@
-//! Between Dovecot's mail processes and its authentication server. A mail process that takes over a client asks
-//! here who that is (`imap -a PATH`); the question goes on to Dovecot's `auth-master` socket, and its answer
-//! comes back. On the way the login is judged a second time, and the process that asks is held, so that a
-//! revocation closes exactly this session.
+//! Between Dovecot's mail processes and its authentication server. A mail process that takes over a
+//! client asks here who that is (`imap -a PATH`); the question goes on to Dovecot's `auth-master`
+//! socket, and its answer comes back. On the way the login is judged a second time, and the process
+//! that asks is held, so that a revocation closes exactly this session.
 //!
-//! A login that is not ours (a master user, OAuth, another passdb) passes unchanged. A mail process always gets an
-//! answer: without one Dovecot lets its client wait for a minute.
+//! A login that is not ours (a master user, OAuth, another passdb) passes unchanged. A mail process
+//! always gets an answer: without one Dovecot lets its client wait for a minute.
 
 mod message;
 #[cfg(test)]
@@ -220,7 +220,8 @@ impl Relay<'_> {
 
     async fn begin(&mut self, user: User, session_pid: Option<u32>) -> Result<Vec<u8>, (u32, &'static str)> {
         let id = user.id;
-        // Until the answer is known the request is under way: whatever happens, the process is answered.
+        // Until the answer is known the request is under way: whatever happens, the process is
+        // answered.
         let outcome = self.try_begin(&user, session_pid).await;
         self.requests.retain(|(open, _)| *open != id);
         outcome.map(|()| user.forward).map_err(|reason| (id, reason))

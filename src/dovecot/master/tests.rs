@@ -1,5 +1,5 @@
-//! The relay between a mail process, played by the test's own process, and Dovecot's authentication server, played
-//! by a task.
+//! The relay between a mail process, played by the test's own process, and Dovecot's authentication
+//! server, played by a task.
 
 use std::{
     io::Read as _,

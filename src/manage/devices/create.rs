@@ -50,8 +50,8 @@ impl std::fmt::Debug for Created {
 }
 
 impl Devices {
-    /// Answers at once, since it revokes nothing. A login that a cache without the new device would deny
-    /// is judged again before its denial goes out (`Login::authenticate`).
+    /// Answers at once, since it revokes nothing. A login that a cache without the new device would
+    /// deny is judged again before its denial goes out (`Login::authenticate`).
     pub async fn create(
         &self,
         who: &Requester,

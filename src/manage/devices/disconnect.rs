@@ -83,7 +83,8 @@ impl Devices {
         .await
     }
 
-    /// Ends all passwords of a mailbox in one step, if its list of devices is still the one that the person saw.
+    /// Ends all passwords of a mailbox in one step, if its list of devices is still the one that
+    /// the person saw.
     pub async fn disconnect_all(
         &self,
         who: &Requester,
@@ -138,8 +139,8 @@ impl Devices {
             }
             let mut change = Change::new(who, self.clock.wall());
             let scope = change.disconnect_user(&mut tx, user, &at, &format!("all devices of {user}")).await?;
-            // With none left, an earlier call may have done it, and not be effective yet: what is confirmed is
-            // all up to now.
+            // With none left, an earlier call may have done it, and not be effective yet: what is
+            // confirmed is all up to now.
             Ok(Finish::Commit(Done::Now(change.write(&mut tx, made_by, scope, request, None).await?), tx))
         })
         .await?;
@@ -162,7 +163,8 @@ impl Change<'_> {
         for address in &addresses {
             tx.lock_mailbox(address).await?;
         }
-        // Under the locks, since some may have gone meanwhile; new ones are of mailboxes that are locked, or come after us.
+        // Under the locks, since some may have gone meanwhile; new ones are of mailboxes that are
+        // locked, or come after us.
         let mut devices = tx.devices_of_user(user, place).await?;
         devices.retain(|(address, _)| addresses.contains(address));
         let devices: Vec<_> = devices.into_iter().map(|(_, device)| device).collect();

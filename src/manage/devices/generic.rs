@@ -1,4 +1,5 @@
-//! SetGenericLogin: the generic password off and on for logins, on a mailbox or a whole mail service.
+//! SetGenericLogin: the generic password off and on for logins, on a mailbox or a whole mail
+//! service.
 
 use super::Devices;
 use crate::{

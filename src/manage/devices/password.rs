@@ -52,7 +52,8 @@ impl std::fmt::Debug for Changed {
 }
 
 impl Devices {
-    /// A new password for the same device: the next generation; the one before is remembered as changed.
+    /// A new password for the same device: the next generation; the one before is remembered as
+    /// changed.
     pub async fn change_password(
         &self,
         who: &Requester,
@@ -103,8 +104,9 @@ impl Devices {
         Ok((mailbox, device, password.shown.clone(), made))
     }
 
-    /// Makes a password, or checks a chosen one. Outside of any transaction, since hashing takes its time: whoever uses it must see to it that the mailbox's
-    /// devices are still those of `mailbox` ([`unchanged_mailbox`]).
+    /// Makes a password, or checks a chosen one. Outside of any transaction, since hashing takes
+    /// its time: whoever uses it must see to it that the mailbox's devices are still those of
+    /// `mailbox` ([`unchanged_mailbox`]).
     pub(super) async fn new_password(&self, mailbox: &Mailbox, chosen: Option<&Secret>) -> Result<NewPassword, Refusal> {
         let Some(password) = chosen else {
             return Ok(self.generate(mailbox.mailbox_id));
@@ -176,7 +178,8 @@ impl Devices {
     }
 }
 
-/// The mailbox, locked, with the devices that it had when the password was made; else another try is due.
+/// The mailbox, locked, with the devices that it had when the password was made; else another try
+/// is due.
 pub(super) async fn unchanged_mailbox(tx: &mut Transaction, who: &Requester, before: &Mailbox) -> Result<Mailbox, Refusal> {
     let mailbox = authorize::mailbox(tx, who, &before.address, Lock::Yes).await?;
     if mailbox.mailbox_id == before.mailbox_id && mailbox.device_version == before.device_version + 1 {

@@ -51,8 +51,8 @@ impl DeviceUpdate {
         .join(", ")
     }
 
-    /// Whether a login that was allowed may be denied then, also of a call that was made before and is
-    /// repeated. A person's name can do that: devices of a suspended one are denied.
+    /// Whether a login that was allowed may be denied then, also of a call that was made before and
+    /// is repeated. A person's name can do that: devices of a suspended one are denied.
     fn may_restrict(&self) -> bool {
         self.user.is_some() || self.protocols.is_some() || self.networks.is_some() || self.expire_time.is_some()
     }

@@ -47,8 +47,8 @@ pub struct RefusedLine {
 }
 
 impl Directory {
-    /// Puts a batch in, but for the lines that it refuses. Mailboxes that are there are left as they are. Not waited for until it holds everywhere: it revokes
-    /// nothing.
+    /// Puts a batch in, but for the lines that it refuses. Mailboxes that are there are left as
+    /// they are. Not waited for until it holds everywhere: it revokes nothing.
     pub async fn import(&self, who: &Requester, lines: &[ImportLine], validate_only: bool) -> Result<Imported, Refusal> {
         if lines.is_empty() || lines.len() > MAX_IMPORT_LINES {
             return Err(Invalid::new("lines", "must be 1 to 10,000").into());
@@ -96,7 +96,8 @@ impl Directory {
         Ok(imported)
     }
 
-    /// The mail services that the lines name, and whether there is such a one that the requester may manage.
+    /// The mail services that the lines name, and whether there is such a one that the requester
+    /// may manage.
     async fn known_services<'a>(
         &self,
         who: &Requester,

@@ -29,9 +29,10 @@ use latchkey_core::model::{
 const ALL: usize = 10_000;
 
 impl Directory {
-    /// Makes a mailbox, or moves it to another mail service of its organization. Makes or replaces its generic
-    /// password if a hash is given. A new mailbox revokes nothing, and answers at once. All else waits: a move
-    /// can take the generic login away, and an earlier call, whose end nobody saw, may have done it.
+    /// Makes a mailbox, or moves it to another mail service of its organization. Makes or replaces
+    /// its generic password if a hash is given. A new mailbox revokes nothing, and answers at once.
+    /// All else waits: a move can take the generic login away, and an earlier call, whose end
+    /// nobody saw, may have done it.
     pub async fn put_mailbox(
         &self,
         who: &Requester,

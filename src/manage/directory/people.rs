@@ -23,8 +23,9 @@ use latchkey_core::model::{
 };
 
 impl Directory {
-    /// Makes or replaces a member; answers how they stand now. A role that no longer gives access where it
-    /// did disconnects the person's devices there; a suspension denies them until it is lifted.
+    /// Makes or replaces a member; answers how they stand now. A role that no longer gives access
+    /// where it did disconnects the person's devices there; a suspension denies them until it is
+    /// lifted.
     pub async fn put_member(&self, who: &Requester, new: &NewMember, wait: Wait) -> Result<(Member, Revocation), Refusal> {
         let (member, made, may_revoke) = transact::write(&*self.store, "put_member", |mut tx| async move {
             authorize::organization(&mut tx, who, &new.organization_id).await?;
@@ -47,7 +48,8 @@ impl Directory {
             }
             note_member(&mut change, before, &member);
             if before.suspended != after.suspended {
-                // A device that becomes theirs meanwhile is either seen here, or its own change comes after ours.
+                // A device that becomes theirs meanwhile is either seen here, or its own change
+                // comes after ours.
                 tx.lock_log().await?;
                 let place = UserPlace::Organization(member.organization_id.clone());
                 for (address, device) in tx.devices_of_user(&member.user, &place).await? {
@@ -59,7 +61,8 @@ impl Directory {
                 concerned.sort_unstable_by_key(|key| key.0);
                 concerned.dedup();
             }
-            // Neither this call nor an earlier one like it has taken anything from who is new, or who has all.
+            // Neither this call nor an earlier one like it has taken anything from who is new, or
+            // who has all.
             let may_revoke = member.suspended || (before.role.is_some() && !after.has_administrating_role());
             let made_by = MadeBy::directory(&member.organization_id);
             let made = change.write(&mut tx, made_by, Scope::Mailboxes(concerned), None, None).await?;
@@ -93,7 +96,8 @@ impl Directory {
         .await
     }
 
-    /// Takes the person's rights in the organization, and disconnects their devices on all its mail services.
+    /// Takes the person's rights in the organization, and disconnects their devices on all its mail
+    /// services.
     pub async fn delete_member(
         &self,
         who: &Requester,
@@ -154,7 +158,8 @@ impl Directory {
         .await
     }
 
-    /// Disconnects the user's devices on the mail service, unless a role of theirs still gives access.
+    /// Disconnects the user's devices on the mail service, unless a role of theirs still gives
+    /// access.
     pub async fn delete_right(&self, who: &Requester, right: &Right, wait: Wait) -> Result<Revocation, Refusal> {
         let (done, keeps_access) = transact::write(&*self.store, "delete_right", |mut tx| async move {
             let organization = administered_service(&mut tx, who, &right.mail_service_id).await?;
@@ -191,7 +196,8 @@ async fn administered_service(tx: &mut Transaction, who: &Requester, id: &MailSe
     Ok(service.organization_id)
 }
 
-/// Disconnects a person's devices on those mail services of an organization that they have no right to manage.
+/// Disconnects a person's devices on those mail services of an organization that they have no right
+/// to manage.
 async fn disconnect_where_access_is_lost(
     change: &mut Change<'_>,
     tx: &mut Transaction,

@@ -1,4 +1,5 @@
-//! The pool, and how its connections are made: with timeouts, TLS as the URL asks for it, and an eye on the server's notices.
+//! The pool, and how its connections are made: with timeouts, TLS as the URL asks for it, and an
+//! eye on the server's notices.
 
 use std::{future::poll_fn, task::Poll, time::Duration};
 
@@ -19,8 +20,8 @@ const WAIT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Until a peer that vanished is noticed.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Connections that logins cannot take: one for the feed, whose lease renewals must not wait behind a stampede of
-/// logins, and one for its hints to the other replicas.
+/// Connections that logins cannot take: one for the feed, whose lease renewals must not wait behind
+/// a stampede of logins, and one for its hints to the other replicas.
 const RESERVED: usize = 2;
 
 /// How the store reaches its server.
@@ -65,7 +66,8 @@ struct Verify {
     ca: Option<std::path::PathBuf>,
 }
 
-/// Parses the URL, and takes out what libpq knows and tokio-postgres does not: `sslmode=verify-full` and `sslrootcert`.
+/// Parses the URL, and takes out what libpq knows and tokio-postgres does not:
+/// `sslmode=verify-full` and `sslrootcert`.
 fn parse(url: &str) -> Result<(Config, Verify), OpenError> {
     let (base, query) = url.split_once('?').unwrap_or((url, ""));
     let mut verify = Verify::default();

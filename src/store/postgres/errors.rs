@@ -1,4 +1,5 @@
-//! What PostgreSQL's errors mean to whoever asked, by their SQLSTATE. Its own words are logged here, once.
+//! What PostgreSQL's errors mean to whoever asked, by their SQLSTATE. Its own words are logged
+//! here, once.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -18,7 +19,8 @@ use crate::{
 };
 use latchkey_core::model::clock::{BootTime, Clock};
 
-/// An outage fails every login: it is told once in a while, and with all that it fails only to who wants to know everything.
+/// An outage fails every login: it is told once in a while, and with all that it fails only to who
+/// wants to know everything.
 const TELL_INTERVAL: Duration = Duration::from_secs(1);
 
 macro_rules! tell {
@@ -80,8 +82,8 @@ pub(super) fn commit(error: &Error) -> StoreError {
     }
 }
 
-/// Of a statement that commits by itself: an error of the server's says that it changed nothing, a broken connection
-/// says nothing.
+/// Of a statement that commits by itself: an error of the server's says that it changed nothing, a
+/// broken connection says nothing.
 pub(super) fn write(error: &Error) -> StoreError {
     if error.code().is_some() {
         return store(error);
@@ -113,8 +115,9 @@ pub(super) fn words(error: &Error) -> String {
     words
 }
 
-/// "canceling the wait for synchronous replication …": committed here, perhaps on no standby. The server says so with a plain WARNING, in its own language, and answers
-/// the commit as done. So each plain WARNING counts.
+/// "canceling the wait for synchronous replication …": committed here, perhaps on no standby. The
+/// server says so with a plain WARNING, in its own language, and answers the commit as done. So
+/// each plain WARNING counts.
 pub(super) fn is_uncertain_commit(notice: &DbError) -> bool {
     *notice.code() == SqlState::WARNING
 }

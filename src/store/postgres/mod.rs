@@ -36,8 +36,8 @@ mod embedded {
     refinery::embed_migrations!("src/store/postgres/migrations");
 }
 
-/// One replica at a time brings the schema up to date: an arbitrary number, the same in every version. A migration may take
-/// longer than a statement otherwise may.
+/// One replica at a time brings the schema up to date: an arbitrary number, the same in every
+/// version. A migration may take longer than a statement otherwise may.
 const PREPARE_MIGRATION: &str = "SELECT pg_advisory_lock(7305808869231650145); SET statement_timeout = 0";
 
 /// See the module.
@@ -59,7 +59,8 @@ impl PostgresStore {
         Ok(Self { connections })
     }
 
-    /// Opens a database that is there, and neither makes nor changes its schema: for who only looks.
+    /// Opens a database that is there, and neither makes nor changes its schema: for who only
+    /// looks.
     pub async fn open_as_it_is(settings: &PostgresSettings) -> Result<Self, OpenError> {
         let client = connection::connections(settings)?.shared.get().await.map_err(|error| errors::open(&error))?;
         let (found, known) = schema(&client).await?;
@@ -72,8 +73,8 @@ impl PostgresStore {
         Self::open(settings).await
     }
 
-    /// One statement, without a transaction. Once more if the connection had died while nobody used it: nothing is lost
-    /// by reading twice.
+    /// One statement, without a transaction. Once more if the connection had died while nobody used
+    /// it: nothing is lost by reading twice.
     async fn read_one(&self, sql: &'static str, parameters: &[Value]) -> Result<Vec<Row>> {
         Self::read_from(&self.connections.shared, sql, parameters).await
     }
@@ -89,7 +90,8 @@ impl PostgresStore {
         Err(StoreError::Unavailable("the connection broke".to_owned()))
     }
 
-    /// One writing statement that commits by itself. Its outcome is known: what it answers, no failover loses.
+    /// One writing statement that commits by itself. Its outcome is known: what it answers, no
+    /// failover loses.
     async fn write_one(&self, pool: &Pool, sql: &'static str, parameters: &[Value]) -> Result<Vec<Row>> {
         session::write(&mut Connection::get(pool).await?, &self.connections.notices, sql, parameters).await
     }
@@ -102,8 +104,8 @@ impl PostgresStore {
         PostgresSession::begin(pool, self.connections.notices.clone(), self.connections.hints.clone(), mode).await
     }
 
-    /// For what only people read: its commit waits for no disk and no standby. What is committed after it is lost no
-    /// later than it.
+    /// For what only people read: its commit waits for no disk and no standby. What is committed
+    /// after it is lost no later than it.
     async fn relaxed_session(&self, pool: &Pool) -> Result<PostgresSession> {
         let mut session = self.session_from(pool, Mode::Write).await?;
         session.query("/* relax */ SELECT set_config('synchronous_commit', 'off', true)", &[]).await?;
@@ -164,8 +166,9 @@ impl Store for PostgresStore {
     async fn acknowledge(&self, node_id: NodeId, renewals: u64, acknowledged: Revision, applied: Position) -> Result<bool> {
         let Position { revision, nonce } = applied;
         let parameters = [node_id.into(), housekeeping::renewals(renewals), acknowledged.into(), revision.into(), nonce.into()];
-        // Its outcome is not checked: it waits for no disk and no standby. One that a failover undoes leaves a row that
-        // says less than is true, which makes a revocation wait, and nothing else.
+        // Its outcome is not checked: it waits for no disk and no standby. One that a failover
+        // undoes leaves a row that says less than is true, which makes a revocation wait, and
+        // nothing else.
         let mut connection = Connection::get(&self.connections.reserved).await?;
         let written = connection.run(async |client| session::query(client, housekeeping::ACKNOWLEDGE, &parameters).await);
         Ok(!written.await?.is_empty())

@@ -1,4 +1,5 @@
-//! NOTIFY and LISTEN: how processes hear of a change at once. Only hints: what they miss, the next sync finds.
+//! NOTIFY and LISTEN: how processes hear of a change at once. Only hints: what they miss, the next
+//! sync finds.
 
 use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 

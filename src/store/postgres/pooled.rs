@@ -14,11 +14,12 @@ use tracing::warn;
 use super::errors;
 use crate::store::{Result, StoreError};
 
-/// For one answer: longer than the server's own `statement_timeout`, which a server that hangs does not keep.
+/// For one answer: longer than the server's own `statement_timeout`, which a server that hangs does
+/// not keep.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(7);
 
-/// Counts the server's warnings that a commit did not wait for its standby. A warning on any connection makes all
-/// commits that are under way uncertain, which errs on the safe side.
+/// Counts the server's warnings that a commit did not wait for its standby. A warning on any
+/// connection makes all commits that are under way uncertain, which errs on the safe side.
 #[derive(Clone, Default)]
 pub(super) struct Notices(Arc<AtomicU64>);
 
@@ -33,7 +34,8 @@ impl Notices {
         self.0.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// An error if a commit since `before` may stand on the primary alone: a failover would lose it.
+    /// An error if a commit since `before` may stand on the primary alone: a failover would lose
+    /// it.
     pub(super) fn verify(&self, before: u64) -> Result<()> {
         if self.uncertain_commits() == before {
             return Ok(());
@@ -42,8 +44,8 @@ impl Notices {
     }
 }
 
-/// A connection of a pool. Each answer comes within [`ANSWER_TIMEOUT`], or the connection is closed: nobody knows then
-/// what it is doing.
+/// A connection of a pool. Each answer comes within [`ANSWER_TIMEOUT`], or the connection is
+/// closed: nobody knows then what it is doing.
 pub(super) struct Connection(Option<Object>);
 
 impl Connection {

@@ -15,8 +15,8 @@ use crate::store::{
     sql::{Row, Session, Value},
 };
 
-/// One transaction. Dropped before its commit, it is rolled back in the background; the connection goes back to the pool
-/// only then, or is closed.
+/// One transaction. Dropped before its commit, it is rolled back in the background; the connection
+/// goes back to the pool only then, or is closed.
 pub(super) struct PostgresSession {
     connection: Option<Connection>,
     notices: Notices,
@@ -33,7 +33,8 @@ impl PostgresSession {
             Mode::Write => "BEGIN ISOLATION LEVEL READ COMMITTED",
         };
         let connection = Some(Connection::get(pool).await?);
-        // Before it is begun: a caller that hangs up meanwhile leaves no open transaction in the pool, where a later read would see an old snapshot.
+        // Before it is begun: a caller that hangs up meanwhile leaves no open transaction in the
+        // pool, where a later read would see an old snapshot.
         let mut session = Self { connection, notices, hints, has_change: false };
         session.run(async |client| client.batch_execute(begin).await.map_err(|error| errors::store(&error))).await?;
         Ok(session)
@@ -62,8 +63,9 @@ impl Session for PostgresSession {
         self.has_change = true;
     }
 
-    /// A COMMIT that the server answers with ROLLBACK looks like success to the driver, and so does one whose wait for a standby was cancelled. So the transaction's own
-    /// status is asked for afterwards, and the server's warnings are counted.
+    /// A COMMIT that the server answers with ROLLBACK looks like success to the driver, and so does
+    /// one whose wait for a standby was cancelled. So the transaction's own status is asked for
+    /// afterwards, and the server's warnings are counted.
     async fn commit(&mut self) -> Result<()> {
         let warnings = self.notices.uncertain_commits();
         let sql = "/* commit */ SELECT pg_current_xact_id_if_assigned()::TEXT";
@@ -95,7 +97,8 @@ impl Session for PostgresSession {
 
 impl Drop for PostgresSession {
     fn drop(&mut self) {
-        // Its commit may be under way: whoever called has hung up, or does not know how it ended. The others are to look, once it has.
+        // Its commit may be under way: whoever called has hung up, or does not know how it ended.
+        // The others are to look, once it has.
         let hints = self.has_change.then(|| self.hints.clone());
         let Some(mut connection) = self.connection.take() else {
             if let Some(hints) = hints {
@@ -120,7 +123,8 @@ impl Drop for PostgresSession {
     }
 }
 
-/// Statements where a session is asked for; each commits by itself. Enough for reading: READ COMMITTED gives each its own snapshot in a transaction, too.
+/// Statements where a session is asked for; each commits by itself. Enough for reading: READ
+/// COMMITTED gives each its own snapshot in a transaction, too.
 pub(super) struct Single(pub(super) Connection);
 
 #[async_trait]
@@ -138,7 +142,8 @@ impl Session for Single {
     }
 }
 
-/// A statement that writes and commits by itself: as its commit, it may have been made although nobody answers so.
+/// A statement that writes and commits by itself: as its commit, it may have been made although
+/// nobody answers so.
 pub(super) async fn write(
     connection: &mut Connection,
     notices: &Notices,

@@ -1,4 +1,5 @@
-//! TLS to the server, as libpq does it: `prefer` and `require` encrypt; with a CA, or `verify-full`, the certificate and its name are checked too.
+//! TLS to the server, as libpq does it: `prefer` and `require` encrypt; with a CA, or
+//! `verify-full`, the certificate and its name are checked too.
 
 use std::{path::Path, sync::Arc};
 

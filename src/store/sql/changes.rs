@@ -19,7 +19,8 @@ use latchkey_core::model::{
 const KEY_BYTES: usize = 16;
 const ENDED_BYTES: usize = 21;
 
-/// Takes the next revision: the counter's row is locked from here to the commit, so revisions are committed in their order.
+/// Takes the next revision: the counter's row is locked from here to the commit, so revisions are
+/// committed in their order.
 pub(in crate::store) async fn append_change(s: &mut dyn Session, change: &NewChange) -> Result<Revision> {
     let sql = "/* append_change */ UPDATE change_head SET revision = revision + 1 WHERE id = 1 RETURNING revision";
     let row = s.query(sql, &[]).await?.into_iter().next().ok_or_else(|| corrupt("the log's head"))?;
@@ -56,7 +57,8 @@ pub(in crate::store) async fn append_change(s: &mut dyn Session, change: &NewCha
 }
 
 impl Transaction {
-    /// Nobody else takes a revision until the transaction ends. What others have written before is seen from here on.
+    /// Nobody else takes a revision until the transaction ends. What others have written before is
+    /// seen from here on.
     pub async fn lock_log(&mut self) -> Result<()> {
         // As `append_change` does it, without taking a revision.
         self.execute("/* lock_log */ UPDATE change_head SET revision = revision WHERE id = 1", &[]).await?;
@@ -69,8 +71,9 @@ impl Transaction {
         self.one(sql, &[], |row| Columns::of(row).revision()).await
     }
 
-    /// The last statement before the commit, since it takes the next revision: writes the change, its
-    /// events (their `revision` is set), and the revision into the disconnected devices it `ended`.
+    /// The last statement before the commit, since it takes the next revision: writes the change,
+    /// its events (their `revision` is set), and the revision into the disconnected devices it
+    /// `ended`.
     pub async fn append_change(&mut self, change: &NewChange) -> Result<Revision> {
         append_change(self.statements(), change).await
     }

@@ -62,7 +62,8 @@ impl Transaction {
         self.all(sql, &[mailbox.into(), after, size(limit)], to_device).await
     }
 
-    /// The generic passwords of a mail service that its mailboxes allow to log in, counted up to `limit`.
+    /// The generic passwords of a mail service that its mailboxes allow to log in, counted up to
+    /// `limit`.
     pub async fn count_generic_devices(&mut self, service: &MailServiceId, limit: usize) -> Result<usize> {
         let sql = "/* count_generic_devices */ SELECT COUNT(*) FROM (SELECT 1 FROM mailbox m \
                    JOIN device d ON d.mailbox_id = m.mailbox_id AND d.state = 0 \
@@ -117,8 +118,8 @@ impl Transaction {
         Ok(())
     }
 
-    /// Ends the current password as changed, at `now`, and puts `device` (its next generation and kind)
-    /// with `password` in its place. Conflict if it has none: it was disconnected.
+    /// Ends the current password as changed, at `now`, and puts `device` (its next generation and
+    /// kind) with `password` in its place. Conflict if it has none: it was disconnected.
     pub async fn replace_password(&mut self, device: &Device, password: &StoredPassword, now: Timestamp) -> Result<()> {
         // Otherwise a device that was disconnected meanwhile would come back.
         if !self.end(device.device_id, EndReason::Changed, now).await? {
@@ -138,8 +139,8 @@ impl Transaction {
         Ok(self.execute(sql, &[device.into(), (reason as i64).into(), now.into()]).await? > 0)
     }
 
-    /// Ends a device's password as disconnected if it is of that generation or an older one: one that a
-    /// lost history had ended. The device, if it was.
+    /// Ends a device's password as disconnected if it is of that generation or an older one: one
+    /// that a lost history had ended. The device, if it was.
     pub async fn end_again(&mut self, ended: Ended, now: Timestamp) -> Result<Option<Device>> {
         let sql = "/* end_again */ UPDATE device SET state = 1, end_reason = $3, end_time = $4 \
                    WHERE device_id = $1 AND generation <= $2 AND state = 0";
@@ -152,8 +153,8 @@ impl Transaction {
         self.first(sql, &[ended.device_id.into()], to_device).await
     }
 
-    /// The active devices of a person on one mailbox, on one mail service, or on all mail services of an organization; with the
-    /// mailboxes' addresses.
+    /// The active devices of a person on one mailbox, on one mail service, or on all mail services
+    /// of an organization; with the mailboxes' addresses.
     pub async fn devices_of_user(&mut self, user: &UserId, place: &UserPlace) -> Result<Vec<(Address, Device)>> {
         let (sql, place) = match place {
             UserPlace::Mailbox(id) => (

@@ -43,8 +43,9 @@ pub(super) async fn insert_event(s: &mut dyn Session, event: &Event, revision: R
     Ok(())
 }
 
-/// Changes and logins in one order, by a time that never changes: of logins, the first one's. Logins have their
-/// device's name of now, which is looked up for one page only. The NULLs have types for PostgreSQL's sake.
+/// Changes and logins in one order, by a time that never changes: of logins, the first one's.
+/// Logins have their device's name of now, which is looked up for one page only. The NULLs have
+/// types for PostgreSQL's sake.
 const OF_MAILBOX: &str = "/* events */ SELECT event_id, mailbox_id, time, kind, device_id, \
     CASE WHEN kind = 14 THEN COALESCE((SELECT d.name FROM device d WHERE d.device_id = page.device_id \
     ORDER BY d.generation DESC LIMIT 1), '') ELSE device_name END, \
@@ -88,7 +89,8 @@ impl Transaction {
         Ok(())
     }
 
-    /// The audit trail, newest first, after the (time, id) of `after`. Of a mailbox: changes and login counts merged.
+    /// The audit trail, newest first, after the (time, id) of `after`. Of a mailbox: changes and
+    /// login counts merged.
     pub async fn events(
         &mut self,
         scope: &EventScope,
@@ -116,8 +118,8 @@ impl Transaction {
 }
 
 pub(in crate::store) async fn add_logins(s: &mut dyn Session, logins: &[LoginCount]) -> Result<()> {
-    // All histories, then all usages, each in the order of its key: replicas that write the same rows then never wait for
-    // each other in a circle.
+    // All histories, then all usages, each in the order of its key: replicas that write the same
+    // rows then never wait for each other in a circle.
     let mut logins: Vec<&LoginCount> = logins.iter().collect();
     logins.sort_by_key(|LoginCount { key, .. }| {
         (key.mailbox_id, key.device_id, key.reason as u8, key.protocol as u8, key.client_ip, key.hour)
@@ -141,7 +143,8 @@ pub(in crate::store) async fn add_logins(s: &mut dyn Session, logins: &[LoginCou
     Ok(())
 }
 
-/// The last login of a row is the latest, whichever replica wrote last; the first stays whose row it was, since lists are in its order.
+/// The last login of a row is the latest, whichever replica wrote last; the first stays whose row
+/// it was, since lists are in its order.
 async fn add_to_history(s: &mut dyn Session, login: &LoginCount) -> Result<()> {
     let sql = "/* add_logins */ INSERT INTO login_history \
                (mailbox_id, device_id, reason, protocol, client_ip, hour, event_id, last_client_ip, frontend, count, first_time, last_time) \

@@ -23,7 +23,8 @@ pub(in crate::store) const TRIM_AT_ONCE: usize = 5_000;
 /// Rounds of one kind, so that a trim has an end; the next one goes on.
 pub(in crate::store) const TRIM_ROUNDS: usize = 100;
 
-/// Written anew if the row is there: one whose commit has no known outcome must be committed once more.
+/// Written anew if the row is there: one whose commit has no known outcome must be committed once
+/// more.
 pub(in crate::store) const JOIN: &str = "/* join */ INSERT INTO node (node_id, name, lease_micros, applied, renewals) VALUES ($1, $2, $3, $4, $5) \
     ON CONFLICT (node_id) DO UPDATE SET name = excluded.name, lease_micros = excluded.lease_micros, \
     applied = excluded.applied, renewals = excluded.renewals";
@@ -34,8 +35,9 @@ pub(in crate::store) const REMOVE_NODE: &str =
     "/* remove_node */ DELETE FROM node WHERE node_id = $1 AND renewals = $2 RETURNING node_id";
 /// One statement, so that what it tells of the head is from after it was asked.
 ///
-/// An acknowledgement counts in the history that it is of, and in no other: one that reaches a database which has gone back, and given the same revision to
-/// another change, must not be taken for that change's.
+/// An acknowledgement counts in the history that it is of, and in no other: one that reaches a
+/// database which has gone back, and given the same revision to another change, must not be taken
+/// for that change's.
 pub(in crate::store) const SYNC: &str = "/* sync */ UPDATE node SET applied = $3, renewals = renewals + 1 \
     WHERE node_id = $1 AND renewals = $2 AND (SELECT revision FROM change_head WHERE id = 1) >= $4 \
     AND COALESCE((SELECT nonce FROM change_log WHERE revision = $4), $5) = $5 \
@@ -122,7 +124,8 @@ pub(in crate::store) async fn upgrade_password(
     Ok(Some(revision))
 }
 
-/// What is forgotten, each kind in a transaction of its own: so the log's head is locked for a moment only, and one that fails holds up no other.
+/// What is forgotten, each kind in a transaction of its own: so the log's head is locked for a
+/// moment only, and one that fails holds up no other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::store) enum Trimmed {
     Log,
@@ -137,7 +140,8 @@ impl Trimmed {
         [Self::Log, Self::PasswordsByAge, Self::PasswordsByCount, Self::Requests, Self::Logins];
 }
 
-/// Forgets some, in a transaction of its own: how many. As many as [`TRIM_AT_ONCE`]: there may be more.
+/// Forgets some, in a transaction of its own: how many. As many as [`TRIM_AT_ONCE`]: there may be
+/// more.
 pub(in crate::store) async fn trim(s: &mut dyn Session, what: Trimmed, limits: &Retention) -> Result<u64> {
     let (sql, parameters): (&'static str, [Value; 2]) = match what {
         Trimmed::Log => {

@@ -28,8 +28,8 @@ impl Transaction {
         self.all(sql, &[service.as_str().into(), after.into(), size(limit)], to_mailbox).await
     }
 
-    /// The organization and the mail service of a mailbox, also of one that is deleted: as its last event has
-    /// them. `None`: there was never such a mailbox.
+    /// The organization and the mail service of a mailbox, also of one that is deleted: as its last
+    /// event has them. `None`: there was never such a mailbox.
     pub async fn last_place_of_mailbox(&mut self, id: MailboxId) -> Result<Option<LastPlace>> {
         let sql = "/* last_place_of_mailbox */ SELECT s.organization_id, s.mail_service_id FROM mailbox m \
                    JOIN mail_service s ON s.mail_service_id = m.mail_service_id WHERE m.mailbox_id = $1";

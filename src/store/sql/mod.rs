@@ -1,8 +1,9 @@
-//! The SQL that both stores share. They speak nearly the same language; what differs (the connection, the sync, the bulk import)
-//! stays in `sqlite/` and `postgres/`.
+//! The SQL that both stores share. They speak nearly the same language; what differs (the
+//! connection, the sync, the bulk import) stays in `sqlite/` and `postgres/`.
 //!
-//! Columns have types that both know: ids BLOB/BYTEA, times BIGINT microseconds since 1970, numbers BIGINT, switches BOOLEAN, the rest TEXT.
-//! Parameters are `$1`, `$2`, …; each statement starts with a comment that names the method it serves.
+//! Columns have types that both know: ids BLOB/BYTEA, times BIGINT microseconds since 1970, numbers
+//! BIGINT, switches BOOLEAN, the rest TEXT. Parameters are `$1`, `$2`, …; each statement starts
+//! with a comment that names the method it serves.
 
 pub(super) mod changes;
 pub(super) mod columns;
@@ -34,8 +35,8 @@ pub enum Value {
 /// A row, its columns in the statement's order.
 pub type Row = Vec<Value>;
 
-/// One open transaction on one connection: what a database has to be able to do. Dropped before `commit`, it is rolled
-/// back; after an error too.
+/// One open transaction on one connection: what a database has to be able to do. Dropped before
+/// `commit`, it is rolled back; after an error too.
 #[async_trait]
 pub trait Session: Send {
     async fn query(&mut self, sql: &'static str, parameters: &[Value]) -> Result<Vec<Row>>;

@@ -15,7 +15,8 @@ use latchkey_core::model::{
 /// Remembered passwords in a record: the newest.
 const MAX_ENDED: usize = 20;
 
-/// By the address's unique index. There is always a row: with an unknown address it holds the log's head alone.
+/// By the address's unique index. There is always a row: with an unknown address it holds the log's
+/// head alone.
 pub(in crate::store) const READ_MAILBOX: &str = "/* read_mailbox */ \
     SELECT h.revision, m.mailbox_id, m.mail_service_id, m.suspended, m.generic_login, s.generic_login, \
     d.device_id, d.generation, d.tag, d.key_id, d.kind, d.protocols, d.networks, d.expire_time, d.end_reason, d.end_time, p.suspended \

@@ -1,12 +1,13 @@
-//! A transaction over a session of either store. Its methods stand beside their SQL, in the other files of this folder.
+//! A transaction over a session of either store. Its methods stand beside their SQL, in the other
+//! files of this folder.
 
 use async_trait::async_trait;
 
 use super::{Row, Session, Value, columns::corrupt};
 use crate::store::{Result, StoreError};
 
-/// One transaction. Dropped before its commit, it leaves nothing. After an error it can only be dropped. Lists are in
-/// the order of their key, after `after`.
+/// One transaction. Dropped before its commit, it leaves nothing. After an error it can only be
+/// dropped. Lists are in the order of their key, after `after`.
 pub struct Transaction {
     checked: Checked,
     after_commit: Vec<AfterCommit>,
@@ -19,7 +20,8 @@ impl Transaction {
         Self { checked: Checked { session: Box::new(session), has_failed: false }, after_commit: vec![] }
     }
 
-    /// Puts something around its session, which sees all that passes: each statement, and the commit.
+    /// Puts something around its session, which sees all that passes: each statement, and the
+    /// commit.
     pub fn through<S: Session + 'static>(self, around: impl FnOnce(Box<dyn Session>) -> S) -> Self {
         let Self { checked: Checked { session, has_failed }, after_commit } = self;
         Self { checked: Checked { session: Box::new(around(session)), has_failed }, after_commit }
@@ -79,8 +81,8 @@ impl Transaction {
     }
 }
 
-/// Refuses to commit after an error: a store may take the commit of a failed transaction for a rollback, and say that it
-/// went well.
+/// Refuses to commit after an error: a store may take the commit of a failed transaction for a
+/// rollback, and say that it went well.
 struct Checked {
     session: Box<dyn Session>,
     has_failed: bool,

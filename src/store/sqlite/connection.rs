@@ -1,5 +1,5 @@
-//! Connections to the file: one that writes, a few that read. Whoever holds one for a transaction gives it back rolled back or committed, also when the caller has
-//! hung up in the middle.
+//! Connections to the file: one that writes, a few that read. Whoever holds one for a transaction
+//! gives it back rolled back or committed, also when the caller has hung up in the middle.
 
 use std::{
     path::{Path, PathBuf},
@@ -23,7 +23,8 @@ const READERS: usize = 8;
 const KEPT_READERS: usize = 16;
 /// For another process's lock, which there should be none of.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// For a place among the readers, or for the writer before us: as long as PostgreSQL waits for a lock.
+/// For a place among the readers, or for the writer before us: as long as PostgreSQL waits for a
+/// lock.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Statements kept prepared by a connection.
 const PREPARED: usize = 128;
@@ -65,7 +66,8 @@ impl Connections {
         })
     }
 
-    /// One reading statement, on this thread: by an index it takes some microseconds, less than handing it to another thread would.
+    /// One reading statement, on this thread: by an index it takes some microseconds, less than
+    /// handing it to another thread would.
     pub(super) fn query_now(&self, sql: &'static str, parameters: &[Value]) -> Result<Vec<Row>> {
         let connection = self.take_reader()?;
         let rows = query(&connection, sql, parameters).map_err(|error| errors::store(&error));
@@ -86,7 +88,8 @@ impl Connections {
     }
 }
 
-/// A connection in use, and the permit to use it. Rolls back what was not committed when dropped, on whichever thread that is.
+/// A connection in use, and the permit to use it. Rolls back what was not committed when dropped,
+/// on whichever thread that is.
 struct Held {
     connection: Option<Connection>,
     home: Arc<Connections>,
@@ -139,7 +142,8 @@ impl SqliteSession {
         Ok(session)
     }
 
-    /// Hands the connection to a blocking thread and back. If the caller goes away meanwhile, it goes home from there.
+    /// Hands the connection to a blocking thread and back. If the caller goes away meanwhile, it
+    /// goes home from there.
     async fn run<T: Send + 'static>(
         &mut self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,

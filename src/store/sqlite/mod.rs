@@ -1,4 +1,5 @@
-//! SQLite, bundled: one process, one file, durable. One writer at a time; readers don't wait for it (WAL).
+//! SQLite, bundled: one process, one file, durable. One writer at a time; readers don't wait for it
+//! (WAL).
 
 mod connection;
 mod errors;
@@ -55,7 +56,8 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens the store in a folder, which is made if it is not there; its schema is brought up to date.
+    /// Opens the store in a folder, which is made if it is not there; its schema is brought up to
+    /// date.
     pub fn open(folder: &Path) -> Result<Self, OpenError> {
         let unusable = |cause: std::io::Error| OpenError::DataDirectory { folder: folder.to_owned(), cause: cause.to_string() };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(unusable)?;
@@ -180,7 +182,8 @@ impl Store for SqliteStore {
         self.write_one(housekeeping::LEAVE, &[node_id.into()]).await.map(drop)
     }
 
-    /// What the one process has acknowledged need not survive it. So a sync reads the head, and writes nothing.
+    /// What the one process has acknowledged need not survive it. So a sync reads the head, and
+    /// writes nothing.
     async fn sync(&self, _node_id: NodeId, _renewals: u64, acknowledged: Revision, applied: Position) -> Result<Option<Head>> {
         self.acknowledged.store(acknowledged.0, Ordering::Release);
         housekeeping::to_head(self.connections.query_now(housekeeping::HEAD, &[applied.revision.into()])?)
