@@ -73,7 +73,12 @@ impl Sessions {
         if epoch != Some(self.epoch) || !self.recent.covers(session.revision) {
             return None;
         }
-        Some(self.end_of(session).map_or(Standing::Valid, |(reason, _)| Standing::Ended(reason)))
+        if let Some((reason, _)) = self.end_of(session) {
+            return Some(Standing::Ended(reason));
+        }
+        // A change that does not name what it ended may have ended this one.
+        let doubt = self.recent.doubt_about(&session.address.key(), session.revision);
+        doubt.is_none().then_some(Standing::Valid)
     }
 
     fn end_of(&self, session: &Session) -> Option<(Reason, Revision)> {
@@ -216,7 +221,7 @@ mod tests {
     use super::*;
     use crate::model::{
         address::Address,
-        change::{Ended, Scope},
+        change::{Ended, Scope, ServiceKey},
         clock::Timestamp,
         id::MailboxId,
         protocol::Protocol,
@@ -279,6 +284,10 @@ mod tests {
         assert_eq!(sessions.standing(&session, None), None, "answered by a replica that is not followed");
         assert_eq!(sessions.standing(&opening(1, 3).session, epoch), None, "from before what is remembered");
         sessions.apply(&ends(1, 5));
+        assert_eq!(sessions.standing(&session, epoch), Some(Standing::Ended(Reason::DeviceDisconnected)));
+        let unnamed = Change { ended: vec![], scope: Scope::Service(ServiceKey(1)), ..(*ends(1, 6)).clone() };
+        sessions.apply(&Arc::new(unnamed));
+        assert_eq!(sessions.standing(&opening(2, 5).session, epoch), None, "a change that does not name what it ended");
         assert_eq!(sessions.standing(&session, epoch), Some(Standing::Ended(Reason::DeviceDisconnected)));
         sessions.begin_at(Position { revision: Revision(4), nonce: 2 });
         assert_eq!(sessions.standing(&session, epoch), None, "of an earlier epoch");
