@@ -107,7 +107,7 @@ impl MailboxCommand {
                 };
                 let max_wait = wait.max_wait();
                 let request = proto::PutMailboxRequest { address, mail_service_id: service, generic_password_hash, max_wait };
-                let answer = directory.put_mailbox(session.request(request)).await?.into_inner();
+                let answer = directory.put_mailbox(session.request_that_waits(request, wait.longest())).await?.into_inner();
                 session.output.show(&answer, |out| {
                     table::pairs(out, &pairs(answer.mailbox.as_ref()))?;
                     render::write_revocation(out, answer.revocation.as_ref(), Ended::Passwords)
@@ -133,7 +133,7 @@ impl MailboxCommand {
             Self::Delete { address, confirm, wait } => {
                 confirm.ask(&format!("Delete the mailbox {address} with all its devices?"))?;
                 let request = proto::DeleteMailboxRequest { address, max_wait: wait.max_wait() };
-                let answer = directory.delete_mailbox(session.request(request)).await?.into_inner();
+                let answer = directory.delete_mailbox(session.request_that_waits(request, wait.longest())).await?.into_inner();
                 session.output.show(&answer, |out| {
                     writeln!(out, "Deleted.")?;
                     render::write_revocation(out, answer.revocation.as_ref(), Ended::Disconnected)
@@ -141,7 +141,7 @@ impl MailboxCommand {
             }
             Self::Suspend { address, wait } => {
                 let request = proto::SuspendMailboxRequest { address, max_wait: wait.max_wait() };
-                let answer = directory.suspend_mailbox(session.request(request)).await?.into_inner();
+                let answer = directory.suspend_mailbox(session.request_that_waits(request, wait.longest())).await?.into_inner();
                 session.output.show(&answer, |out| {
                     writeln!(out, "Suspended.")?;
                     render::write_revocation(out, answer.revocation.as_ref(), Ended::Barred)

@@ -106,7 +106,7 @@ impl MemberCommand {
                     suspended: suspended.then_some(true).or(resumed.then_some(false)),
                     max_wait: wait.max_wait(),
                 };
-                let answer = directory.put_member(session.request(request)).await?.into_inner();
+                let answer = directory.put_member(session.request_that_waits(request, wait.longest())).await?.into_inner();
                 session.output.show(&answer, |out| {
                     table::pairs(out, &pairs(answer.member.as_ref()))?;
                     render::write_revocation(out, answer.revocation.as_ref(), Ended::LostAccess)
@@ -133,7 +133,7 @@ impl MemberCommand {
                 confirm.ask(&format!("Delete the member {user} of {organization}, and disconnect their devices there?"))?;
                 let max_wait = wait.max_wait();
                 let request = proto::DeleteMemberRequest { organization_id: organization, user_id: user, max_wait };
-                let answer = directory.delete_member(session.request(request)).await?.into_inner();
+                let answer = directory.delete_member(session.request_that_waits(request, wait.longest())).await?.into_inner();
                 session.output.show(&answer, |out| {
                     writeln!(out, "Deleted.")?;
                     render::write_revocation(out, answer.revocation.as_ref(), Ended::Disconnected)

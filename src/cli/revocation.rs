@@ -55,9 +55,13 @@ pub(super) struct WaitArgs {
 
 impl WaitArgs {
     pub(super) fn max_wait(&self) -> Option<prost_types::Duration> {
-        let wait = if self.no_wait { Some(Duration::ZERO) } else { self.max_wait };
         // Within its bounds it always fits.
-        wait.and_then(|wait| prost_types::Duration::try_from(wait).ok())
+        self.longest().and_then(|wait| prost_types::Duration::try_from(wait).ok())
+    }
+
+    /// How long the server waits, if it was told.
+    pub(super) fn longest(&self) -> Option<Duration> {
+        if self.no_wait { Some(Duration::ZERO) } else { self.max_wait }
     }
 }
 
@@ -84,7 +88,7 @@ impl RevocationCommand {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         let Self::Await { id, wait } = self;
         let request = proto::AwaitRevocationRequest { revocation_id: id, max_wait: wait.max_wait() };
-        let answer = session.devices().await_revocation(session.request(request)).await?.into_inner();
+        let answer = session.devices().await_revocation(session.request_that_waits(request, wait.longest())).await?.into_inner();
         session.output.show(&answer, |out| render::write_revocation(out, answer.revocation.as_ref(), Ended::Concerned))?;
         Ok(Exit::Done)
     }

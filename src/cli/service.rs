@@ -128,7 +128,7 @@ impl ServiceCommand {
             }
             Self::Revoke { service, user, wait } => {
                 let request = proto::DeleteRightRequest { mail_service_id: service, user_id: user, max_wait: wait.max_wait() };
-                let answer = directory.delete_right(session.request(request)).await?.into_inner();
+                let answer = directory.delete_right(session.request_that_waits(request, wait.longest())).await?.into_inner();
                 session.output.show(&answer, |out| {
                     writeln!(out, "The right is taken.")?;
                     render::write_revocation(out, answer.revocation.as_ref(), Ended::Disconnected)

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use latchkey::store::{NewChange, Store};
+use latchkey::store::{Api, MadeBy, NewChange, NewRevocation, Store};
 use latchkey_core::{
     log::Head,
     model::{
-        change::{Change, Ended, Revision, Scope, ServiceKey},
+        change::{Change, Ended, Position, Revision, Scope, ServiceKey},
         event::{EventScope, TimeRange},
         verdict::Reason,
     },
@@ -24,6 +24,7 @@ rules!(
     the_log_is_read_in_order_and_in_parts,
     the_head_tells_the_nonce_of_what_was_applied,
     a_change_sets_its_revision_in_its_events_and_in_what_it_ended,
+    the_log_tells_who_may_ask_for_a_revocation_and_what_it_ended,
 );
 
 async fn revisions_have_no_gaps_and_none_appears_late(store: Arc<dyn Store>) {
@@ -106,6 +107,37 @@ async fn the_log_tells_what_was_appended(store: Arc<dyn Store>) {
     assert_eq!(rows, [told(1, of_mailboxes), told(2, of_service), told(3, of_none)]);
     assert_eq!(rows[0].ended[1], Ended { device_id: device_id(2), generation: u32::MAX, reason: Reason::DeviceDisconnected });
     assert_ne!(ServiceKey::of(&service_id("mail")), key);
+}
+
+async fn the_log_tells_who_may_ask_for_a_revocation_and_what_it_ended(store: Arc<dyn Store>) {
+    let alice = alice(&store).await;
+    let organization_id = Some(alice.organization_id.clone());
+    let of_service = MadeBy {
+        api: Api::DeviceCredentials,
+        organization_id: organization_id.clone(),
+        mail_service_id: Some(alice.mail_service_id.clone()),
+    };
+    let of_organization = MadeBy { api: Api::Directory, organization_id, mail_service_id: None };
+    let of_nobody = MadeBy { api: Api::Directory, organization_id: None, mail_service_id: None };
+    let ended = [(device_id(1), 1), (device_id(2), 1)];
+    let made = [Some((of_service, 7)), Some((of_organization, 0)), Some((of_nobody, u32::MAX)), None];
+    let mut changes = vec![];
+    for made in made {
+        let revocation = made.map(|(made_by, ended_devices)| NewRevocation { made_by, ended_devices });
+        let change = NewChange { revocation, ..change(&alice, &ended) };
+        let mut tx = write(&store).await;
+        tx.append_change(&change).await.expect("appended");
+        tx.commit().await.expect("committed");
+        changes.push(change);
+    }
+    for (revision, NewChange { nonce, revocation, .. }) in (1..).map(Revision).zip(changes) {
+        let logged = read(&store).await.logged(revision).await.expect("read").expect("it is there");
+        assert_eq!(logged.position, Position { revision, nonce });
+        let (made_by, ended_devices) =
+            revocation.map_or((None, 2), |NewRevocation { made_by, ended_devices }| (Some(made_by), ended_devices));
+        assert_eq!((logged.made_by, logged.ended_devices), (made_by, ended_devices));
+    }
+    assert_eq!(read(&store).await.logged(Revision(9)).await.expect("read"), None);
 }
 
 async fn the_log_is_read_in_order_and_in_parts(store: Arc<dyn Store>) {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use latchkey::store::{Store, StoreError};
 use latchkey_core::model::{
+    device::{Device, DeviceKind},
     directory::Mailbox,
     event::{EventKind, EventScope, TimeRange},
 };
@@ -25,6 +26,8 @@ rules!(
     a_lock_counts_the_version_up,
     a_mailbox_moves_with_all_it_has,
     a_deleted_mailbox_leaves_its_events_alone,
+    it_is_known_where_a_mailbox_was,
+    generic_passwords_of_a_mail_service_are_counted_up_to_a_limit,
 );
 
 async fn a_mailbox_is_read_with_its_services_organization_and_switch(store: Arc<dyn Store>) {
@@ -38,6 +41,41 @@ async fn a_mailbox_is_read_with_its_services_organization_and_switch(store: Arc<
     let moved = Mailbox { organization_id: organization_id("rival"), service_generic_login: false, ..alice.clone() };
     assert_eq!(read(&store).await.mailbox(&alice.address).await.expect("read"), Some(moved));
     assert_eq!(read(&store).await.mailbox(&address("nobody@example.com")).await.expect("read"), None);
+}
+
+async fn it_is_known_where_a_mailbox_was(store: Arc<dyn Store>) {
+    let alice = alice(&store).await;
+    let place = async |id| read(&store).await.last_place_of_mailbox(id).await.expect("read");
+    let was = Some(Some((organization_id("acme"), service_id("mail"))));
+    assert_eq!(place(alice.mailbox_id).await, was);
+    let mut tx = write(&store).await;
+    let mut change = change(&alice, &[]);
+    change.events = vec![event(1, &alice, NOW)];
+    assert!(tx.delete_mailbox(alice.mailbox_id).await.expect("deleted"));
+    tx.append_change(&change).await.expect("appended");
+    tx.commit().await.expect("committed");
+    assert_eq!(place(alice.mailbox_id).await, was, "by its last event");
+    assert_eq!(place(mailbox_id(9)).await, None);
+}
+
+async fn generic_passwords_of_a_mail_service_are_counted_up_to_a_limit(store: Arc<dyn Store>) {
+    let alice = alice(&store).await;
+    let mut tx = write(&store).await;
+    tx.put_mail_service(&mail_service("other", "acme")).await.expect("put");
+    let bob = mailbox(2, "bob@example.com", "mail");
+    let barred = Mailbox { generic_login: false, ..mailbox(3, "barred@example.com", "mail") };
+    let elsewhere = mailbox(4, "elsewhere@example.com", "other");
+    for mailbox in [&bob, &barred, &elsewhere] {
+        tx.insert_mailbox(mailbox).await.expect("inserted");
+    }
+    for (number, mailbox) in (1..).zip([&alice, &bob, &barred, &elsewhere]) {
+        let generic = Device { kind: DeviceKind::Generic, ..device(number, mailbox) };
+        tx.insert_device(&generic, &proof(1)).await.expect("inserted");
+        tx.insert_device(&device(number + 10, mailbox), &proof(2)).await.expect("inserted");
+    }
+    tx.commit().await.expect("committed");
+    let count = async |limit| read(&store).await.count_generic_devices(&service_id("mail"), limit).await.expect("counted");
+    assert_eq!((count(10).await, count(1).await), (2, 1));
 }
 
 async fn an_address_is_taken_once(store: Arc<dyn Store>) {

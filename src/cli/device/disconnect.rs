@@ -50,7 +50,11 @@ impl DisconnectAll {
             request_id: request_id(),
             max_wait: self.wait.max_wait(),
         };
-        let answer = session.devices().disconnect_all_devices(session.request(request)).await?.into_inner();
+        let answer = session
+            .devices()
+            .disconnect_all_devices(session.request_that_waits(request, self.wait.longest()))
+            .await?
+            .into_inner();
         session.output.show(&answer, |out| {
             if self.dry_run {
                 write_devices(out, &answer.devices)?;
@@ -83,7 +87,7 @@ impl DisconnectAll {
 pub(super) async fn one(session: &Session, address: String, device: &str, wait: &WaitArgs) -> Result<(), Failure> {
     let device_id = find::device_id(session, &address, device, false).await?;
     let request = proto::DisconnectDeviceRequest { address, device_id, request_id: request_id(), max_wait: wait.max_wait() };
-    let answer = session.devices().disconnect_device(session.request(request)).await?.into_inner();
+    let answer = session.devices().disconnect_device(session.request_that_waits(request, wait.longest())).await?.into_inner();
     session.output.show(&answer, |out| writeln!(out, "Disconnected. {}", render::revocation(answer.revocation.as_ref())))
 }
 
@@ -93,7 +97,8 @@ pub(super) async fn user(session: &Session, user: String, scope: Scope, wait: &W
     let scope = scope.address.map(Address).or(scope.service.map(MailServiceId));
     let request =
         proto::DisconnectUserDevicesRequest { user_id: user.clone(), scope, request_id: request_id(), max_wait: wait.max_wait() };
-    let answer = session.devices().disconnect_user_devices(session.request(request)).await?.into_inner();
+    let answer =
+        session.devices().disconnect_user_devices(session.request_that_waits(request, wait.longest())).await?.into_inner();
     session.output.show(&answer, |out| {
         writeln!(out, "{} of {user} disconnected.", count(answer.revocation.as_ref().map_or(0, |it| it.ended_devices as usize)))?;
         writeln!(out, "{}", render::revocation(answer.revocation.as_ref()))

@@ -81,7 +81,8 @@ impl Limits {
             max_wait: self.wait.max_wait(),
             ..Default::default()
         };
-        let answer = session.devices().update_device(session.request(request)).await?.into_inner();
+        let answer =
+            session.devices().update_device(session.request_that_waits(request, self.wait.longest())).await?.into_inner();
         let device = answer.device.clone().unwrap_or_default();
         session.output.show(&answer, |out| {
             table::pairs(out, &render::limits_pairs(&device))?;

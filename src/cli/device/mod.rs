@@ -234,7 +234,7 @@ async fn change_password(
     let password = prompt::text(password.read()?)?;
     let request =
         proto::ChangePasswordRequest { address, device_id, password, request_id: request_id(), max_wait: wait.max_wait() };
-    let answer = session.devices().change_password(session.request(request)).await?.into_inner();
+    let answer = session.devices().change_password(session.request_that_waits(request, wait.longest())).await?.into_inner();
     session.output.show(&answer, |out| {
         let name = answer.device.as_ref().map_or("", |device| &device.display_name);
         writeln!(out, "\"{}\" has a new password.", super::terminal::printable(name))?;
@@ -253,7 +253,7 @@ async fn generic(
     use proto::set_generic_login_request::Scope::{Address, MailServiceId};
     let scope = address.map(Address).or(service.map(MailServiceId));
     let request = proto::SetGenericLoginRequest { scope, enabled, request_id: request_id(), max_wait: wait.max_wait() };
-    let answer = session.devices().set_generic_login(session.request(request)).await?.into_inner();
+    let answer = session.devices().set_generic_login(session.request_that_waits(request, wait.longest())).await?.into_inner();
     session.output.show(&answer, |out| {
         if enabled {
             writeln!(out, "Generic passwords may log in there.")
