@@ -1,5 +1,4 @@
-//! How a change ends: in one transaction with its row in the change log and its events, under the
-//! caller's request id; then confirmed.
+//! How a change ends: in one transaction with its row in the change log and its events, under the caller's request id; then confirmed.
 
 use std::sync::Arc;
 
@@ -192,22 +191,46 @@ impl From<&Logged> for Made {
 }
 
 /// What a call has done to the log.
-#[derive(Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Done {
     /// It made this change.
     Now(Made),
-    /// It found that an earlier call made this one. `ended_devices`: for when the log has it no
-    /// more.
-    Before { revision: Revision, ended_devices: u32, made_by: MadeBy },
-    /// There is nothing to change. Perhaps an earlier call has done it.
-    Nothing(MadeBy),
+    /// It found that an earlier call made this one.
+    Before(Made),
+    /// There was nothing to change, so it wrote a row without a change: an earlier call may have done it, and
+    /// once this row is effective, everything before it is, too.
+    Nothing(Made),
 }
 
 impl Done {
-    /// An earlier call under the same request id.
-    pub fn before(request: &Request, made_by: MadeBy) -> Self {
-        Self::Before { revision: request.revision, ended_devices: request.count, made_by }
+    pub fn made(self) -> Made {
+        match self {
+            Self::Now(made) | Self::Before(made) | Self::Nothing(made) => made,
+        }
     }
+}
+
+/// For a call that finds its change made before. In the transaction that found it: the row that it reads is
+/// of the same history.
+pub async fn earlier(
+    mut tx: Transaction,
+    change: Change<'_>,
+    revision: Revision,
+    ended_devices: u32,
+    made_by: MadeBy,
+) -> Result<Finish<Done>, Refusal> {
+    if let Some(logged) = tx.logged(revision).await? {
+        return Ok(Finish::Leave(Done::Before(Made::from(&logged))));
+    }
+    // The log has forgotten it, so it has been effective for long. This has an id of its own.
+    let made = nothing(&mut tx, change, made_by).await?;
+    Ok(Finish::Commit(Done::Nothing(Made { ended_devices, ..made }), tx))
+}
+
+/// Writes a row without a change, in the transaction that found nothing to do. If that fails, it is not known
+/// whether an earlier call's change will last.
+pub async fn nothing(tx: &mut Transaction, change: Change<'_>, made_by: MadeBy) -> Result<Made, Refusal> {
+    change.write(tx, made_by, Scope::Mailboxes(vec![]), None, None).await.map_err(not_known)
 }
 
 impl MadeBy {
@@ -253,8 +276,7 @@ pub struct RequestKey {
 }
 
 impl RequestKey {
-    /// `parts`: the method and what it is done to. A password is not among them: not even its
-    /// digest is to be kept.
+    /// `parts`: the method and what it is done to. A password is not among them: not even its digest is to be kept.
     pub fn new(id: RequestId, parts: &[&str]) -> Self {
         let mut digest = Sha256::new();
         for part in parts {
@@ -278,33 +300,14 @@ impl RequestKey {
     }
 }
 
-/// Confirms what a call has done, or what it found done. In that case nobody may have seen the end
-/// of the earlier commit: the change may exist on this database alone, and on no standby yet. A
-/// commit of our own comes after it, and waits for the standby as any commit does.
-pub async fn confirmed(
-    store: &dyn Store,
-    feed: &Arc<Feed>,
-    who: &Requester,
-    done: Done,
-    wait: Wait,
-) -> Result<Revocation, Refusal> {
-    let made = match done {
-        Done::Now(made) => made,
-        Done::Before { revision, ended_devices, made_by } => {
-            let before = transact::read(store, "made_before", |mut tx| async move { Ok(tx.logged(revision).await?) }).await?;
-            match before {
-                Some(logged) => {
-                    make_durable(store).await?;
-                    Made::from(&logged)
-                }
-                // The log has forgotten it, so it has been effective for long. This has an id of
-                // its own.
-                None => Made { ended_devices, ..nothing(store, who, made_by, feed.wall()).await? },
-            }
-        }
-        Done::Nothing(made_by) => nothing(store, who, made_by, feed.wall()).await?,
-    };
-    confirmed_change(feed, made, wait).await
+/// Confirms what a call has done, or what it found done. In that case nobody may have seen the end of the
+/// earlier commit: the change may exist on this database alone, and on no standby yet. A commit of our own
+/// comes after it, and waits for the standby as any commit does.
+pub async fn confirmed(store: &dyn Store, feed: &Arc<Feed>, done: Done, wait: Wait) -> Result<Revocation, Refusal> {
+    if let Done::Before(_) = done {
+        make_durable(store).await?;
+    }
+    confirmed_change(feed, done.made(), wait).await
 }
 
 /// Confirms a change, which was seen to be committed.
@@ -320,16 +323,6 @@ pub fn effective_at_once(feed: &Feed, made: Made) -> Revocation {
     Revocation { id: RevocationId(made.position), ended_devices: made.ended_devices, confirmation }
 }
 
-/// Writes a row without a change: once that is effective, everything before it is, too.
-async fn nothing(store: &dyn Store, who: &Requester, made_by: MadeBy, now: Timestamp) -> Result<Made, Refusal> {
-    let made_by = &made_by;
-    let written = transact::write_once(store, "confirm_earlier", |mut tx| async move {
-        let change = Change::new(who, now);
-        Ok(Finish::Commit(change.write(&mut tx, made_by.clone(), Scope::Mailboxes(vec![]), None, None).await?, tx))
-    });
-    written.await.map_err(not_known)
-}
-
 /// A commit without a change of its own.
 async fn make_durable(store: &dyn Store) -> Result<(), Refusal> {
     let committed = transact::write_once(store, "make_durable", |mut tx| async move {
@@ -339,8 +332,7 @@ async fn make_durable(store: &dyn Store) -> Result<(), Refusal> {
     committed.await.map_err(not_known)
 }
 
-/// If this fails, it is not known whether the earlier change will last: never "nothing was
-/// changed".
+/// If this fails, it is not known whether the earlier change will last: never "nothing was changed".
 fn not_known(refusal: Refusal) -> Refusal {
     match refusal {
         Refusal::Store(StoreError::Corrupt(what)) => StoreError::Corrupt(what).into(),

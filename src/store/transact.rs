@@ -19,6 +19,15 @@ pub enum Finish<T> {
     Leave(T),
 }
 
+impl<T> Finish<T> {
+    pub fn map<U>(self, to: impl FnOnce(T) -> U) -> Finish<U> {
+        match self {
+            Self::Commit(value, tx) => Finish::Commit(to(value), tx),
+            Self::Leave(value) => Finish::Leave(to(value)),
+        }
+    }
+}
+
 /// An error that may be of another transaction's making.
 pub trait MayConflict: From<StoreError> {
     /// Whether nothing was changed, and the same again may work.

@@ -7,7 +7,7 @@ use crate::{
     manage::{
         Refusal,
         authorize::{self, Lock},
-        mutation::{Change, Done, RequestKey, confirmed},
+        mutation::{Change, Done, RequestKey, confirmed, earlier},
         revocation::Revocation,
         transact::{self, Finish},
     },
@@ -53,21 +53,21 @@ impl Devices {
         let done = transact::write(&*self.store, "disconnect_device", |mut tx| async move {
             let mailbox = authorize::mailbox(&mut tx, who, address, Lock::Yes).await?;
             let made_by = MadeBy::devices_of(&mailbox);
+            let mut change = Change::new(who, self.clock.wall());
             if let Some(done) = RequestKey::done_before(request, &mut tx, who).await? {
-                return Ok(Finish::Leave(Done::before(&done, made_by)));
+                return earlier(tx, change, done.revision, done.count, made_by).await;
             }
             let device = self.find(&mut tx, &mailbox, device_id).await?;
             if let Some(before) = device.disconnection {
                 // That the device is gone does not mean that nobody has it cached.
-                return Ok(Finish::Leave(Done::Before { revision: before.revision, ended_devices: 1, made_by }));
+                return earlier(tx, change, before.revision, 1, made_by).await;
             }
-            let mut change = Change::new(who, self.clock.wall());
             change.disconnect(&mut tx, &[device], "").await?;
             let scope = Scope::Mailboxes(vec![address.key()]);
             Ok(Finish::Commit(Done::Now(change.write(&mut tx, made_by, scope, request, Some(device_id)).await?), tx))
         })
         .await?;
-        confirmed(&*self.store, &self.feed, who, done, wait).await
+        confirmed(&*self.store, &self.feed, done, wait).await
     }
 
     /// What DisconnectAllDevices would disconnect.
@@ -96,8 +96,10 @@ impl Devices {
         let (gone, done) = transact::write(&*self.store, "disconnect_all_devices", |mut tx| async move {
             let mailbox = authorize::mailbox(&mut tx, who, address, Lock::Yes).await?;
             let made_by = MadeBy::devices_of(&mailbox);
+            let mut change = Change::new(who, self.clock.wall());
             if let Some(done) = RequestKey::done_before(request, &mut tx, who).await? {
-                return Ok(Finish::Leave((WhatWouldGo { mailbox, devices: vec![] }, Done::before(&done, made_by))));
+                let done = earlier(tx, change, done.revision, done.count, made_by).await?;
+                return Ok(done.map(|done| (WhatWouldGo { mailbox, devices: vec![] }, done)));
             }
             // The lock has counted the version up.
             let seen = Etag { version: etag.version + 1, ..etag };
@@ -105,13 +107,12 @@ impl Devices {
                 return Err(Refusal::EtagMismatch);
             }
             let devices = tx.devices(mailbox.mailbox_id, None, ALL, false).await?;
-            let mut change = Change::new(who, self.clock.wall());
             change.disconnect(&mut tx, &devices, "all devices of the mailbox").await?;
             let made = change.write(&mut tx, made_by, Scope::Mailboxes(vec![address.key()]), request, None).await?;
             Ok(Finish::Commit((WhatWouldGo { mailbox, devices }, Done::Now(made)), tx))
         })
         .await?;
-        Ok((gone, confirmed(&*self.store, &self.feed, who, done, wait).await?))
+        Ok((gone, confirmed(&*self.store, &self.feed, done, wait).await?))
     }
 
     /// Ends all devices of one person on a mailbox or a mail service.
@@ -134,17 +135,17 @@ impl Devices {
                     (UserPlace::Service(service.mail_service_id.clone()), MadeBy::devices_on(&service))
                 }
             };
-            if let Some(done) = RequestKey::done_before(request, &mut tx, who).await? {
-                return Ok(Finish::Leave(Done::before(&done, made_by)));
-            }
             let mut change = Change::new(who, self.clock.wall());
+            if let Some(done) = RequestKey::done_before(request, &mut tx, who).await? {
+                return earlier(tx, change, done.revision, done.count, made_by).await;
+            }
             let scope = change.disconnect_user(&mut tx, user, &at, &format!("all devices of {user}")).await?;
             // With none left, an earlier call may have done it, and not be effective yet: what is
             // confirmed is all up to now.
             Ok(Finish::Commit(Done::Now(change.write(&mut tx, made_by, scope, request, None).await?), tx))
         })
         .await?;
-        confirmed(&*self.store, &self.feed, who, done, wait).await
+        confirmed(&*self.store, &self.feed, done, wait).await
     }
 }
 

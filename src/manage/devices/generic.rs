@@ -6,7 +6,7 @@ use crate::{
     manage::{
         Refusal,
         authorize::{self, Lock},
-        mutation::{Change, Done, RequestKey, confirmed, effective_at_once},
+        mutation::{Change, Done, RequestKey, confirmed, earlier, effective_at_once},
         revocation::Revocation,
         transact::{self, Finish},
     },
@@ -18,6 +18,7 @@ use latchkey_core::model::{
     caller::Requester,
     change::{Scope, ServiceKey},
     device::DeviceKind,
+    directory::{MailService, Mailbox},
     event::EventKind,
     id::MailServiceId,
     verdict::Reason,
@@ -47,49 +48,65 @@ impl Devices {
     ) -> Result<Revocation, Refusal> {
         let done = transact::write(&*self.store, "set_generic_login", |mut tx| async move {
             let mut change = Change::new(who, self.clock.wall());
-            let (made_by, scope) = switch(&mut tx, &mut change, who, place, enabled).await?;
+            let target = Target::find(&mut tx, who, place).await?;
             if let Some(done) = RequestKey::done_before(request, &mut tx, who).await? {
-                return Ok(Finish::Leave(Done::before(&done, made_by)));
+                return earlier(tx, change, done.revision, done.count, target.made_by()).await;
             }
+            let made_by = target.made_by();
+            let scope = target.switch(&mut tx, &mut change, enabled).await?;
             Ok(Finish::Commit(Done::Now(change.write(&mut tx, made_by, scope, request, None).await?), tx))
         })
         .await?;
-        match done {
-            Done::Now(made) if enabled => Ok(effective_at_once(&self.feed, made)),
-            done => confirmed(&*self.store, &self.feed, who, done, wait).await,
+        if enabled {
+            return Ok(effective_at_once(&self.feed, done.made()));
         }
+        confirmed(&*self.store, &self.feed, done, wait).await
     }
 }
 
-async fn switch(
-    tx: &mut Transaction,
-    change: &mut Change<'_>,
-    who: &Requester,
-    place: &GenericPlace,
-    enabled: bool,
-) -> Result<(MadeBy, Scope), Refusal> {
-    let kind = if enabled { EventKind::GenericLoginSwitchedOn } else { EventKind::GenericLoginSwitchedOff };
-    match place {
-        GenericPlace::Mailbox(address) => {
-            let mut mailbox = authorize::mailbox(tx, who, address, Lock::Yes).await?;
-            mailbox.generic_login = enabled;
-            tx.update_mailbox(&mailbox).await?;
-            if !enabled {
-                let devices = tx.devices(mailbox.mailbox_id, None, ALL, false).await?;
-                let generic = devices.iter().filter(|device| device.kind == DeviceKind::Generic);
-                generic.for_each(|device| change.end(device, Reason::GenericLoginOff));
-            }
-            change.event(kind, mailbox.mailbox_id, None, "");
-            Ok((MadeBy::devices_of(&mailbox), Scope::Mailboxes(vec![address.key()])))
+/// What is switched.
+enum Target {
+    Mailbox(Mailbox),
+    Service(MailService),
+}
+
+impl Target {
+    async fn find(tx: &mut Transaction, who: &Requester, place: &GenericPlace) -> Result<Self, Refusal> {
+        Ok(match place {
+            GenericPlace::Mailbox(address) => Self::Mailbox(authorize::mailbox(tx, who, address, Lock::Yes).await?),
+            GenericPlace::Service(id) => Self::Service(authorize::mail_service(tx, who, id).await?),
+        })
+    }
+
+    fn made_by(&self) -> MadeBy {
+        match self {
+            Self::Mailbox(mailbox) => MadeBy::devices_of(mailbox),
+            Self::Service(service) => MadeBy::devices_on(service),
         }
-        GenericPlace::Service(id) => {
-            let service = authorize::mail_service(tx, who, id).await?;
-            tx.set_generic_login(id, enabled).await?;
-            if !enabled {
-                change.bars(tx.count_generic_devices(id, MAX_COUNTED).await?);
+    }
+
+    async fn switch(self, tx: &mut Transaction, change: &mut Change<'_>, enabled: bool) -> Result<Scope, Refusal> {
+        let kind = if enabled { EventKind::GenericLoginSwitchedOn } else { EventKind::GenericLoginSwitchedOff };
+        match self {
+            Self::Mailbox(mailbox) => {
+                let mailbox = Mailbox { generic_login: enabled, ..mailbox };
+                tx.update_mailbox(&mailbox).await?;
+                if !enabled {
+                    let devices = tx.devices(mailbox.mailbox_id, None, ALL, false).await?;
+                    let generic = devices.iter().filter(|device| device.kind == DeviceKind::Generic);
+                    generic.for_each(|device| change.end(device, Reason::GenericLoginOff));
+                }
+                change.event(kind, mailbox.mailbox_id, None, "");
+                Ok(Scope::Mailboxes(vec![mailbox.address.key()]))
             }
-            change.service_event(kind, id, None, "");
-            Ok((MadeBy::devices_on(&service), Scope::Service(ServiceKey::of(id))))
+            Self::Service(MailService { mail_service_id: id, .. }) => {
+                tx.set_generic_login(&id, enabled).await?;
+                if !enabled {
+                    change.bars(tx.count_generic_devices(&id, MAX_COUNTED).await?);
+                }
+                change.service_event(kind, &id, None, "");
+                Ok(Scope::Service(ServiceKey::of(&id)))
+            }
         }
     }
 }

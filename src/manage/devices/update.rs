@@ -5,7 +5,7 @@ use crate::{
     manage::{
         Refusal,
         authorize::{self, Lock},
-        mutation::{Change, Done, RequestKey, confirmed, effective_at_once},
+        mutation::{Change, Done, RequestKey, confirmed, earlier, effective_at_once},
         revocation::Revocation,
         transact::{self, Finish},
     },
@@ -84,7 +84,9 @@ impl Devices {
             let made_by = MadeBy::devices_of(&mailbox);
             let device = self.find(&mut tx, &mailbox, device_id).await?;
             if let Some(done) = RequestKey::done_before(request, &mut tx, who).await? {
-                return Ok(Finish::Leave((mailbox, device, Done::before(&done, made_by))));
+                let change = Change::new(who, self.clock.wall());
+                let done = earlier(tx, change, done.revision, done.count, made_by).await?;
+                return Ok(done.map(|done| (mailbox, device, done)));
             }
             if device.disconnection.is_some() {
                 return Err(Refusal::DeviceIsDisconnected);
@@ -99,9 +101,10 @@ impl Devices {
             Ok(Finish::Commit((mailbox, device, Done::Now(made)), tx))
         })
         .await?;
-        let revocation = match done {
-            Done::Now(made) if !update.may_restrict() => effective_at_once(&self.feed, made),
-            done => confirmed(&*self.store, &self.feed, who, done, wait).await?,
+        let revocation = if update.may_restrict() {
+            confirmed(&*self.store, &self.feed, done, wait).await?
+        } else {
+            effective_at_once(&self.feed, done.made())
         };
         Ok((mailbox, device, revocation))
     }

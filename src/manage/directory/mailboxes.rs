@@ -6,7 +6,7 @@ use crate::{
     manage::{
         Refusal, Thing,
         authorize::{self, Lock},
-        mutation::{Change, Done, Made, confirmed_change, effective_at_once},
+        mutation::{Change, Done, Made, confirmed_change, effective_at_once, nothing},
         revocation::Revocation,
         transact::{self, Finish},
     },
@@ -166,7 +166,8 @@ impl Directory {
                 // Nobody knows any more whose it was.
                 Err(Refusal::NotFound(_)) => {
                     let made_by = MadeBy { api: Api::Directory, organization_id: None, mail_service_id: None };
-                    return Ok(Finish::Leave(Done::Nothing(made_by)));
+                    let made = nothing(&mut tx, Change::new(who, self.clock.wall()), made_by).await?;
+                    return Ok(Finish::Commit(Done::Nothing(made), tx));
                 }
                 Err(refusal) => return Err(refusal),
             };
@@ -180,7 +181,7 @@ impl Directory {
             Ok(Finish::Commit(Done::Now(made), tx))
         })
         .await?;
-        self.deleted(who, done, Thing::Mailbox, wait).await
+        self.deleted(done, Thing::Mailbox, wait).await
     }
 }
 

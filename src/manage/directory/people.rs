@@ -5,7 +5,7 @@ use crate::{
     manage::{
         Refusal, Thing,
         authorize::{self, missing},
-        mutation::{Change, Done, confirmed_change, effective_at_once},
+        mutation::{Change, Done, confirmed_change, effective_at_once, nothing},
         revocation::Revocation,
         transact::{self, Finish},
     },
@@ -109,7 +109,8 @@ impl Directory {
             authorize::organization(&mut tx, who, organization).await?;
             let made_by = MadeBy::directory(organization);
             if !tx.delete_member(organization, user).await? {
-                return Ok(Finish::Leave(Done::Nothing(made_by)));
+                let made = nothing(&mut tx, Change::new(who, self.clock.wall()), made_by).await?;
+                return Ok(Finish::Commit(Done::Nothing(made), tx));
             }
             tx.delete_rights(organization, user).await?;
             let mut change = Change::new(who, self.clock.wall());
@@ -119,7 +120,7 @@ impl Directory {
             Ok(Finish::Commit(Done::Now(change.write(&mut tx, made_by, scope, None, None).await?), tx))
         })
         .await?;
-        self.deleted(who, done, Thing::Member, wait).await
+        self.deleted(done, Thing::Member, wait).await
     }
 
     pub async fn put_right(&self, who: &Requester, right: &Right) -> Result<(), Refusal> {
@@ -165,7 +166,8 @@ impl Directory {
             let organization = administered_service(&mut tx, who, &right.mail_service_id).await?;
             let made_by = MadeBy::directory(&organization);
             if !tx.delete_right(right).await? {
-                return Ok(Finish::Leave((Done::Nothing(made_by), false)));
+                let made = nothing(&mut tx, Change::new(who, self.clock.wall()), made_by).await?;
+                return Ok(Finish::Commit((Done::Nothing(made), false), tx));
             }
             let mut change = Change::new(who, self.clock.wall());
             change.service_event(EventKind::RightRevoked, &right.mail_service_id, Some(&right.user), "");
@@ -182,7 +184,7 @@ impl Directory {
         .await?;
         match done {
             Done::Now(made) if keeps_access => Ok(effective_at_once(&self.feed, made)),
-            done => self.deleted(who, done, Thing::Right, wait).await,
+            done => self.deleted(done, Thing::Right, wait).await,
         }
     }
 }
