@@ -65,7 +65,7 @@ fn a_newer_schema_is_refused_and_left_as_it_is() {
     drop(newer);
     let before = fs::read(&file).expect("readable");
     let error = refused(folder.path());
-    assert!(matches!(error, OpenError::NewerSchema { found: 99, known: 4 }), "{error}");
+    assert!(matches!(error, OpenError::NewerSchema { found: 99, known: 5 }), "{error}");
     assert_eq!(fs::read(&file).expect("readable"), before);
 }
 
