@@ -185,7 +185,8 @@ impl Session {
         self.request_that_waits(message, None)
     }
 
-    /// As [`Self::request`], of a call that may wait `longest` by itself: the answer has that much more time.
+    /// As [`Self::request`], of a call that may wait `longest` by itself: the answer has that much
+    /// more time.
     pub(super) fn request_that_waits<M>(&self, message: M, longest: Option<Duration>) -> Request<M> {
         let mut request = Request::new(message);
         request.set_timeout(self.timeout + longest.unwrap_or_default());

@@ -1,4 +1,5 @@
-//! How a change ends: in one transaction with its row in the change log and its events, under the caller's request id; then confirmed.
+//! How a change ends: in one transaction with its row in the change log and its events, under the
+//! caller's request id; then confirmed.
 
 use std::sync::Arc;
 
@@ -197,8 +198,8 @@ pub enum Done {
     Now(Made),
     /// It found that an earlier call made this one.
     Before(Made),
-    /// There was nothing to change, so it wrote a row without a change: an earlier call may have done it, and
-    /// once this row is effective, everything before it is, too.
+    /// There was nothing to change, so it wrote a row without a change: an earlier call may have
+    /// done it, and once this row is effective, everything before it is, too.
     Nothing(Made),
 }
 
@@ -210,8 +211,8 @@ impl Done {
     }
 }
 
-/// For a call that finds its change made before. In the transaction that found it: the row that it reads is
-/// of the same history.
+/// For a call that finds its change made before. In the transaction that found it: the row that it
+/// reads is of the same history.
 pub async fn earlier(
     mut tx: Transaction,
     change: Change<'_>,
@@ -227,8 +228,8 @@ pub async fn earlier(
     Ok(Finish::Commit(Done::Nothing(Made { ended_devices, ..made }), tx))
 }
 
-/// Writes a row without a change, in the transaction that found nothing to do. If that fails, it is not known
-/// whether an earlier call's change will last.
+/// Writes a row without a change, in the transaction that found nothing to do. If that fails, it is
+/// not known whether an earlier call's change will last.
 pub async fn nothing(tx: &mut Transaction, change: Change<'_>, made_by: MadeBy) -> Result<Made, Refusal> {
     change.write(tx, made_by, Scope::Mailboxes(vec![]), None, None).await.map_err(not_known)
 }
@@ -276,7 +277,8 @@ pub struct RequestKey {
 }
 
 impl RequestKey {
-    /// `parts`: the method and what it is done to. A password is not among them: not even its digest is to be kept.
+    /// `parts`: the method and what it is done to. A password is not among them: not even its
+    /// digest is to be kept.
     pub fn new(id: RequestId, parts: &[&str]) -> Self {
         let mut digest = Sha256::new();
         for part in parts {
@@ -300,9 +302,9 @@ impl RequestKey {
     }
 }
 
-/// Confirms what a call has done, or what it found done. In that case nobody may have seen the end of the
-/// earlier commit: the change may exist on this database alone, and on no standby yet. A commit of our own
-/// comes after it, and waits for the standby as any commit does.
+/// Confirms what a call has done, or what it found done. In that case nobody may have seen the end
+/// of the earlier commit: the change may exist on this database alone, and on no standby yet. A
+/// commit of our own comes after it, and waits for the standby as any commit does.
 pub async fn confirmed(store: &dyn Store, feed: &Arc<Feed>, done: Done, wait: Wait) -> Result<Revocation, Refusal> {
     if let Done::Before(_) = done {
         make_durable(store).await?;
@@ -332,7 +334,8 @@ async fn make_durable(store: &dyn Store) -> Result<(), Refusal> {
     committed.await.map_err(not_known)
 }
 
-/// If this fails, it is not known whether the earlier change will last: never "nothing was changed".
+/// If this fails, it is not known whether the earlier change will last: never "nothing was
+/// changed".
 fn not_known(refusal: Refusal) -> Refusal {
     match refusal {
         Refusal::Store(StoreError::Corrupt(what)) => StoreError::Corrupt(what).into(),

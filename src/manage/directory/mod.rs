@@ -1,4 +1,5 @@
-//! Floor 3: organizations, members and their roles, mail services, rights and mailboxes. What takes access away ends the logins concerned in the same transaction.
+//! Floor 3: organizations, members and their roles, mail services, rights and mailboxes. What takes
+//! access away ends the logins concerned in the same transaction.
 
 mod import;
 mod mailboxes;
@@ -165,8 +166,8 @@ impl Directory {
         .await
     }
 
-    /// Waits until a delete holds everywhere. If the thing is gone already, an earlier call may have deleted
-    /// it: that is waited for as long, and the refusal says how far it has come.
+    /// Waits until a delete holds everywhere. If the thing is gone already, an earlier call may
+    /// have deleted it: that is waited for as long, and the refusal says how far it has come.
     async fn deleted(&self, done: Done, thing: Thing, wait: Wait) -> Result<Revocation, Refusal> {
         let is_gone = matches!(done, Done::Nothing(_));
         let revocation = confirmed(&*self.store, &self.feed, done, wait).await?;
