@@ -5,6 +5,7 @@
 //! way.
 
 mod counts;
+mod examine;
 mod limits;
 mod settings;
 
@@ -17,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use self::counts::Counts;
+pub(crate) use self::examine::examine;
 pub use self::settings::{Args, SaslListen};
 use crate::{
     authority::Host,

@@ -1,13 +1,20 @@
 //! `latchkey doctor`: what is wrong with this installation, and what to do.
 
-use std::{fs, process::ExitCode};
+use std::{
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
+use clap::{Command, FromArgMatches};
 use serde_json::json;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
 
 use super::{client::ClientArgs, failure::message};
 use crate::serve::{StoreSettings, open_store_as_it_is};
 use crate::{
+    agent, config,
     exit::Exit,
     passwords::pepper::{Pepper, PepperError},
     store::{Finding, OpenError, Store},
@@ -18,14 +25,19 @@ const GOOD_CLOCKS: [&str; 4] = ["tsc", "kvm-clock", "arch_sys_counter", "hyperv_
 
 /// Look what is wrong with this installation, and say what to do
 ///
-/// Looks at the pepper file, the database, the clock, and the server if one runs. Ends 0 if all is
-/// well, 1 if something is to be done.
+/// Looks at the pepper file, the database, the clock, and the server if one runs; with --agent at a
+/// mail host: its replicas, the agent's sockets, and settings of Dovecot that would undo a
+/// revocation. Ends 0 if all is well, 1 if something is to be done.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Examples:
   latchkey doctor --data-dir /var/lib/latchkey
+  latchkey doctor --agent /etc/latchkey/agent.toml
   latchkey doctor --database-url postgres://latchkey@db/latchkey --pepper-file /etc/latchkey/pepper")]
 pub(super) struct Args {
+    /// Look at a mail host instead: FILE has the settings of its agent
+    #[arg(long, value_name = "FILE")]
+    agent: Option<PathBuf>,
     #[command(flatten)]
     store: StoreSettings,
     #[command(flatten)]
@@ -33,7 +45,8 @@ pub(super) struct Args {
 }
 
 impl Args {
-    pub(super) fn run(&self) -> ExitCode {
+    /// `command` is the whole of latchkey's, by which an agent's settings are read.
+    pub(super) fn run(&self, command: Command) -> ExitCode {
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
             Err(problem) => {
@@ -41,7 +54,7 @@ impl Args {
                 return Exit::NoAnswer.into();
             }
         };
-        let findings = runtime.block_on(self.examine());
+        let findings = runtime.block_on(self.examine(command));
         for finding in &findings {
             self.show(finding);
         }
@@ -52,8 +65,15 @@ impl Args {
         if unwell == 0 { Exit::Done } else { Exit::Refused }.into()
     }
 
-    async fn examine(&self) -> Vec<Finding> {
+    async fn examine(&self, command: Command) -> Vec<Finding> {
         let mut findings = vec![clock()];
+        if let Some(file) = &self.agent {
+            findings.extend(match agent_settings(command, file) {
+                Ok(settings) => agent::examine(&settings).await,
+                Err(problem) => vec![unwell("agent", problem, "Fix the setting named above.")],
+            });
+            return findings;
+        }
         let pepper = Pepper::load(&self.store.pepper_file());
         findings.push(match &pepper {
             Ok(pepper) => well("pepper", format!("{} key(s), mode 0600", pepper.keys().count())),
@@ -157,6 +177,16 @@ impl Args {
             println!("     {advice}");
         }
     }
+}
+
+/// The settings that `latchkey agent --config FILE` would run with here, variables of the environment
+/// included.
+fn agent_settings(command: Command, file: &Path) -> Result<agent::Args, String> {
+    let arguments: [OsString; 4] = ["latchkey".into(), "agent".into(), config::FLAG.into(), file.into()];
+    let command = config::with_file(command, &arguments).map_err(|problem| problem.to_string())?;
+    let matches = command.try_get_matches_from(arguments).map_err(|problem| problem.to_string())?;
+    let matches = matches.subcommand_matches("agent").ok_or("the settings are not the agent's")?;
+    agent::Args::from_arg_matches(matches).map_err(|problem| problem.to_string())
 }
 
 /// Leases count on a clock that runs evenly.

@@ -126,7 +126,7 @@ impl Command {
             Self::Serve(args) => serve::command(&args),
             Self::Agent(args) => agent::command(&args),
             Self::Keys(args) => args.run(),
-            Self::Doctor(args) => args.run(),
+            Self::Doctor(args) => args.run(Cli::command()),
             Self::Probe(args) => args.run(),
             Self::DescriptorSet(args) => args.run(),
             Self::Completions(args) => args.run(Cli::command()),

@@ -113,3 +113,30 @@ fn doctor_says_of_a_directory_that_is_not_there_that_nothing_is_there_yet() {
     assert!(ran.out.contains("pepper: not there yet") && !ran.out.contains("made with it"), "{ran:?}");
     assert!(!missing.exists(), "doctor makes nothing");
 }
+
+#[test]
+fn doctor_says_of_a_mail_host_what_would_undo_a_revocation() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("sasl");
+    let settings = folder.path().join("agent.toml");
+    // A socket that everybody may use and nobody answers on, and a Dovecot that caches.
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    let text = format!("[agent]\nserver = ['http://127.0.0.1:9']\nsasl-listen = ['unix:{},client=postfix']\n", socket.display());
+    std::fs::write(&settings, text).unwrap();
+    let doveconf = folder.path().join("doveconf");
+    std::fs::write(&doveconf, "#!/bin/sh\n[ \"$2\" = auth_cache_size ] && echo 10 M || echo 0\n").unwrap();
+    std::fs::set_permissions(&doveconf, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut command = latchkey(&["doctor", "--agent", settings.to_str().unwrap()]);
+    command.env("PATH", format!("{}:/usr/bin:/bin", folder.path().display()));
+    let ran = run(command, "");
+    assert_eq!(ran.code, 1, "{ran:?}");
+    for found in [
+        "LOOK replica: http://127.0.0.1:9 does not answer",
+        "LOOK sasl socket: ",
+        "nobody listens",
+        "LOOK dovecot: auth_cache_size = 10 M",
+        "ok   dovecot: imap_hibernate_timeout = 0",
+    ] {
+        assert!(ran.out.contains(found), "{found}: {ran:?}");
+    }
+}
