@@ -30,6 +30,7 @@ use crate::{
         services::Services,
     },
     exit::Exit,
+    http,
     lifecycle::{Drain, notify_service_manager, run_for_ever, stop_on_signals},
     policy,
     sessions::{self, Sessions},
@@ -38,6 +39,7 @@ use crate::{
     telemetry::Telemetry,
     upstream::{Settings, Upstream},
 };
+use latchkey_core::model::secret::Secret;
 
 /// The sockets, bound. A test may make its own.
 #[derive(Debug, Default)]
@@ -120,6 +122,7 @@ pub async fn run(
     let telemetry = Telemetry::start(&args.telemetry(), Arc::clone(&clock))?;
     let name = args.host_name();
     let (replicas, credentials) = args.replicas()?;
+    let http_secret = args.http_secret()?;
     let settings = Settings {
         replicas,
         name: name.clone(),
@@ -150,6 +153,9 @@ pub async fn run(
         start_dovecot_master(args, &host, listener)?;
     }
     let addresses = listeners.addresses();
+    if let Some(listener) = listeners.http.take() {
+        run_for_ever("http", http::run(listener, http_settings(args, http_secret, &upstream), host.clone()));
+    }
     let counts = start_doors(args, &host, listeners);
     telemetry.gauges(counts.readings(Arc::clone(&upstream)));
     for address in addresses {
@@ -177,6 +183,18 @@ pub async fn run(
     info!("stopped");
     telemetry.shutdown().await;
     Ok(())
+}
+
+fn http_settings(args: &Args, secret: Option<Secret>, upstream: &Arc<Upstream>) -> http::Settings {
+    let (upstream, connected) = (Arc::clone(upstream), upstream.connected());
+    let services = Services::new(args.service_protocol.clone());
+    http::Settings {
+        secret,
+        backends: args.nginx_backend.iter().map(|(protocol, address)| (protocol.name(), *address)).collect(),
+        frontend: args.host_name(),
+        service: Box::new(move |name| services.protocol(name)),
+        is_ready: Box::new(move || *connected.borrow() || upstream.has_lease()),
+    }
 }
 
 /// Starts each door as a task that never ends.

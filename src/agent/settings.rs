@@ -1,8 +1,8 @@
 //! The settings of `latchkey agent`.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fs::File, io::Read, net::SocketAddr, path::PathBuf, time::Duration};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use tonic::transport::Channel;
 
 use crate::{
@@ -13,10 +13,13 @@ use crate::{
     telemetry::{LogFormat, TelemetrySettings},
     upstream::Credentials,
 };
-use latchkey_core::model::protocol::Protocol;
+use latchkey_core::model::{protocol::Protocol, secret::Secret};
 
 /// For a connection to a replica.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// The file with the secret of the HTTP interface is read up to here.
+const MAX_SECRET_FILE_BYTES: u64 = 4_096;
+const MIN_SECRET_BYTES: usize = 16;
 /// How often a silent connection is tried, and how long its answer may take.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
@@ -75,6 +78,14 @@ pub struct Args {
     /// Answer over HTTP: nginx's auth_http, Dovecot's Lua passdb, Haraka, /ready
     #[arg(long, value_name = "IP:PORT", env = "LATCHKEY_HTTP_LISTEN")]
     pub http_listen: Option<SocketAddr>,
+    /// A file with the secret that HTTP requests have to carry in the header Latchkey-Key. Other
+    /// than on loopback, --http-listen needs it
+    #[arg(long, value_name = "FILE", env = "LATCHKEY_HTTP_SECRET_FILE", hide_env_values = true)]
+    pub http_secret_file: Option<PathBuf>,
+    /// Where nginx sends a client that may log in: imap, pop3 or smtp, then =IP:PORT. Several times
+    #[arg(long, value_name = "PROTOCOL=IP:PORT", env = "LATCHKEY_NGINX_BACKEND")]
+    #[arg(value_delimiter = ' ', value_parser = nginx_backend)]
+    pub nginx_backend: Vec<(Protocol, SocketAddr)>,
     /// Answer Postfix's policy questions, and Exim's: is the login of this SMTP session still good?
     /// unix:/PATH[,mode=0660]. Several times
     #[arg(long, value_name = "SOCKET", env = "LATCHKEY_POLICY_LISTEN", value_delimiter = ' ', value_parser = policy_listen)]
@@ -146,6 +157,29 @@ impl Args {
         Ok((channels, Credentials(token)))
     }
 
+    /// What HTTP requests have to carry, if they have to.
+    pub(super) fn http_secret(&self) -> anyhow::Result<Option<Secret>> {
+        let Some(file) = &self.http_secret_file else {
+            let listens_beyond = self.http_listen.filter(|address| !address.ip().is_loopback());
+            if let Some(address) = listens_beyond {
+                bail!("--http-listen {address}: is not a loopback address, so --http-secret-file is needed");
+            }
+            return Ok(None);
+        };
+        let mut text = String::new();
+        File::open(file)
+            .and_then(|opened| opened.take(MAX_SECRET_FILE_BYTES).read_to_string(&mut text))
+            .with_context(|| format!("--http-secret-file {}", file.display()))?;
+        let secret = text.lines().next().unwrap_or_default().trim();
+        if secret.len() < MIN_SECRET_BYTES || !secret.bytes().all(|byte| byte.is_ascii_graphic()) {
+            bail!(
+                "--http-secret-file {}: the first line must hold at least {MIN_SECRET_BYTES} ASCII characters, without spaces",
+                file.display()
+            );
+        }
+        Ok(Some(Secret::from(secret.to_owned())))
+    }
+
     /// The name of this mail host.
     pub(super) fn host_name(&self) -> String {
         self.name.clone().unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned())
@@ -177,6 +211,16 @@ fn policy_listen(text: &str) -> Result<Place, String> {
             Err("must be a Unix socket: over TCP nobody says which process asks, which ties a question to its login".to_owned())
         }
     }
+}
+
+fn nginx_backend(text: &str) -> Result<(Protocol, SocketAddr), String> {
+    let (protocol, address) = text.split_once('=').ok_or("must be like imap=127.0.0.1:10143")?;
+    let protocol = Protocol::parse("protocol", protocol).map_err(|invalid| invalid.to_string())?;
+    if !matches!(protocol, Protocol::Imap | Protocol::Pop3 | Protocol::Smtp) {
+        return Err("the protocol must be imap, pop3 or smtp: nginx proxies no other".to_owned());
+    }
+    let address = address.parse().map_err(|_| "the backend must be an IP address with a port: nginx takes no names")?;
+    Ok((protocol, address))
 }
 
 fn service_protocol(text: &str) -> Result<(String, Protocol), String> {

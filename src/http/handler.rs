@@ -10,8 +10,9 @@ use subtle::ConstantTimeEq;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
-use super::{Authority, Login, SessionCheck, Settings, Standing, form::Form, nginx, protocol};
-use latchkey_core::model::{address::Address, secret::Secret, verdict::Attempt};
+use super::{Login, Settings, form::Form, log_in as ask, nginx};
+use crate::authority::{Authority, Standing};
+use latchkey_core::model::{address::Address, protocol::Protocol, secret::Secret, verdict::Attempt};
 
 /// The header that carries the secret.
 const KEY: &str = "latchkey-key";
@@ -32,7 +33,7 @@ impl From<Refusal> for Answer {
     }
 }
 
-pub(super) async fn answer(request: Request<Incoming>, settings: &Settings, authority: &impl Authority) -> Answer {
+pub(super) async fn answer(request: Request<Incoming>, settings: &Settings, authority: &dyn Authority) -> Answer {
     let (head, body) = request.into_parts();
     let is_known = has_key(&head.headers, settings.secret.as_ref());
     if !is_known && !matches!(head.uri.path(), "/health" | "/ready") {
@@ -40,7 +41,7 @@ pub(super) async fn answer(request: Request<Incoming>, settings: &Settings, auth
     }
     match (head.uri.path(), &head.method) {
         ("/health", &Method::GET | &Method::HEAD) => plain(StatusCode::OK, "alive\n"),
-        ("/ready", &Method::GET | &Method::HEAD) => match authority.is_ready() {
+        ("/ready", &Method::GET | &Method::HEAD) => match (settings.is_ready)() {
             true => plain(StatusCode::OK, "ready\n"),
             false => plain(StatusCode::SERVICE_UNAVAILABLE, "not ready: no replica is followed and no lease runs\n"),
         },
@@ -65,8 +66,8 @@ pub(super) async fn answer(request: Request<Incoming>, settings: &Settings, auth
     }
 }
 
-async fn log_in(form: &Form, settings: &Settings, authority: &impl Authority) -> Answer {
-    let Some(protocol) = form.text("protocol").and_then(protocol) else {
+async fn log_in(form: &Form, settings: &Settings, authority: &dyn Authority) -> Answer {
+    let Some(protocol) = form.text("protocol").and_then(|name| protocol(settings, name)) else {
         return later(
             StatusCode::BAD_REQUEST,
             "protocol: must be imap, pop3, smtp, submission, sieve, caldav, carddav, jmap, activesync or webdav",
@@ -90,7 +91,7 @@ async fn log_in(form: &Form, settings: &Settings, authority: &impl Authority) ->
     };
     let attempt =
         Attempt { address, password: password.clone(), protocol, client_ip, frontend: settings.frontend.clone().into() };
-    let login = authority.log_in(&attempt).await;
+    let login = ask(authority, &attempt).await;
     debug!(address = %attempt.address, session = form.text("session").unwrap_or_default(), ?login, "a login over HTTP");
     match login {
         Login::Allowed { user, device_id, admission } => {
@@ -101,16 +102,26 @@ async fn log_in(form: &Form, settings: &Settings, authority: &impl Authority) ->
     }
 }
 
-async fn check(form: &Form, authority: &impl Authority) -> Answer {
+async fn check(form: &Form, authority: &dyn Authority) -> Answer {
     let admission = form.text("admission").filter(|admission| admission.len() <= MAX_ADMISSION_BYTES);
     let Some(admission) = admission else {
         return later(StatusCode::BAD_REQUEST, "admission: must be what /login answered, at most 1,024 bytes");
     };
-    match authority.check(&SessionCheck { admission: admission.to_owned() }).await {
-        Standing::Good => lines(&[("result", "ok")]),
-        Standing::Ended(reason) => lines(&[("result", "ended"), ("reason", reason.label())]),
-        Standing::Unknown => later(StatusCode::OK, ""),
+    let Some(admission) = authority.decode(admission) else {
+        return later(StatusCode::BAD_REQUEST, "admission: must be what /login answered, unchanged");
+    };
+    match authority.judge(&admission).await {
+        Ok(Standing::Valid) => lines(&[("result", "ok")]),
+        Ok(Standing::Ended(reason)) => lines(&[("result", "ended"), ("reason", reason.label())]),
+        Err(error) => {
+            debug!(%error, "a session can't be judged");
+            later(StatusCode::OK, "")
+        }
     }
+}
+
+fn protocol(settings: &Settings, name: &str) -> Option<Protocol> {
+    (settings.service)(name).or_else(|| Protocol::parse("protocol", name).ok())
 }
 
 fn client_ip(form: &Form) -> Result<Option<IpAddr>, Refusal> {

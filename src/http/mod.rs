@@ -17,13 +17,13 @@
 //! they are (they hold no control characters). `result` comes first:
 //! - `result=ok`, then `user=` (the canonical address), `device=` (the device's id) and
 //!   `admission=` (what names this login to `/check` and to the agent: Dovecot hands it back as
-//!   `userdb_latchkey_session`; at most 1,024 bytes of letters, digits, `-` and `_`).
+//!   `userdb_latchkey_session`; at most 1,024 bytes of letters, digits, `.`, `-` and `_`).
 //! - `result=denied`, then `reason=` (a word for the server's log, never for the mail client).
 //! - `result=later`: no answer. Whatever else comes back (another status, no `result`) means the
 //!   same.
 //!
-//! **`POST /check`**: `admission` is required, `rip` and `protocol` are as at the login.
-//! `result=ok`, `result=ended` with `reason=`, or `result=later`.
+//! **`POST /check`**: `admission` is required. The answer is `result=ok`, `result=ended` with
+//! `reason=`, or `result=later`.
 //!
 //! Every request but `/health` and `/ready` carries the secret in the header `Latchkey-Key` if the
 //! agent has one.
@@ -41,12 +41,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
-    time::timeout,
 };
-use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use crate::lifecycle::Drain;
+use crate::authority::{Answer, Authority, Host};
 use latchkey_core::model::{
     address::Address,
     id::DeviceId,
@@ -64,11 +62,11 @@ const MAX_HEAD_BYTES: usize = 32 << 10;
 const MAX_HEADERS: usize = 64;
 /// After a failure to accept: out of file descriptors, for instance.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// For connections under way, once the process drains.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Which protocol a service stands for.
+pub type ServiceProtocol = dyn Fn(&str) -> Option<Protocol> + Send + Sync;
 
 /// How the interface is set up.
-#[derive(Clone, Default)]
 pub struct Settings {
     /// What a request has to carry in `Latchkey-Key`; `None`: nothing.
     pub secret: Option<Secret>,
@@ -77,24 +75,18 @@ pub struct Settings {
     pub backends: BTreeMap<&'static str, SocketAddr>,
     /// What the login log calls this host's frontends.
     pub frontend: String,
-}
-
-/// Whom the interface asks: the agent's cache, and the replica behind it.
-pub trait Authority: Send + Sync + 'static {
-    fn log_in(&self, attempt: &Attempt) -> impl Future<Output = Login> + Send;
-    /// Whether a session opened with this admission may go on.
-    fn check(&self, session: &SessionCheck) -> impl Future<Output = Standing> + Send;
+    /// Which protocol a mail server's service stands for, besides the protocols' own names.
+    pub service: Box<ServiceProtocol>,
     /// Whether logins can be answered just now.
-    fn is_ready(&self) -> bool;
+    pub is_ready: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
 /// The answer to a login.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Login {
+enum Login {
     Allowed {
         user: Address,
         device_id: DeviceId,
-        /// Names the login to [`Authority::check`]. Letters, digits, `-` and `_`.
         admission: String,
     },
     Denied(Reason),
@@ -102,43 +94,43 @@ pub enum Login {
     TryLater,
 }
 
-/// A question about a session that is open.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct SessionCheck {
-    pub admission: String,
+async fn log_in(authority: &dyn Authority, attempt: &Attempt) -> Login {
+    match authority.authenticate(attempt).await {
+        Ok(Answer { reason, admission: None, .. }) => Login::Denied(reason),
+        Ok(Answer { admission: Some(admission), .. }) => Login::Allowed {
+            user: admission.session.address.clone(),
+            device_id: admission.session.password.device_id,
+            admission: authority.encode(&admission),
+        },
+        Err(error) => {
+            debug!(%error, address = %attempt.address, "a login gets no answer");
+            Login::TryLater
+        }
+    }
 }
 
-/// Whether a session may go on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Standing {
-    Good,
-    Ended(Reason),
-    Unknown,
-}
-
-/// Serves until the process drains; then answers what is under way, and returns.
-pub async fn run(listener: TcpListener, settings: Settings, authority: Arc<impl Authority>, drain: Drain) {
+/// Serves for ever. Once the process drains it takes no new connection, and answers what is under
+/// way.
+pub async fn run(listener: TcpListener, settings: Settings, host: Host) {
     let settings = Arc::new(settings);
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let connections = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
-            () = drain.started() => break,
+            () = host.drain.started() => break,
             accepted = accept(&listener, &places) => accepted,
         };
         let Some((stream, peer, place)) = accepted else { continue };
-        let (settings, authority, drain) = (Arc::clone(&settings), Arc::clone(&authority), drain.clone());
-        connections.spawn(async move {
-            if let Err(error) = serve(stream, &settings, &authority, &drain).await {
+        let (settings, connection) = (Arc::clone(&settings), host.clone());
+        host.connections.spawn(async move {
+            if let Err(error) = serve(stream, &settings, &connection).await {
                 debug!(%peer, %error, "an HTTP connection has ended");
             }
             drop(place);
         });
     }
-    connections.close();
-    if timeout(DRAIN_TIMEOUT, connections.wait()).await.is_err() {
-        warn!(connections = connections.len(), "HTTP connections are cut off: they did not end in time");
-    }
+    // New connections are refused from here on.
+    drop(listener);
+    std::future::pending().await
 }
 
 async fn accept(
@@ -160,14 +152,9 @@ async fn accept(
     }
 }
 
-async fn serve(
-    stream: TcpStream,
-    settings: &Arc<Settings>,
-    authority: &Arc<impl Authority>,
-    drain: &Drain,
-) -> Result<(), hyper::Error> {
+async fn serve(stream: TcpStream, settings: &Arc<Settings>, host: &Host) -> Result<(), hyper::Error> {
     let service = hyper::service::service_fn(|request| {
-        let (settings, authority) = (Arc::clone(settings), Arc::clone(authority));
+        let (settings, authority) = (Arc::clone(settings), Arc::clone(&host.authority));
         async move { Ok::<_, std::convert::Infallible>(handler::answer(request, &settings, &*authority).await) }
     });
     let connection = http1::Builder::new()
@@ -179,18 +166,9 @@ async fn serve(
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
         ended = connection.as_mut() => return ended,
-        () = drain.started() => connection.as_mut().graceful_shutdown(),
+        () = host.drain.started() => connection.as_mut().graceful_shutdown(),
     }
     connection.await
-}
-
-/// A protocol by its own name, or by the name that a mail server has for the service.
-fn protocol(name: &str) -> Option<Protocol> {
-    match name {
-        "submission" | "submissions" => Some(Protocol::Smtp),
-        "managesieve" => Some(Protocol::Sieve),
-        _ => Protocol::parse("protocol", name).ok(),
-    }
 }
 
 impl fmt::Debug for Settings {

@@ -9,11 +9,13 @@ use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header::InvalidHeaderValue};
 
-use super::{Authority, Login, Settings, form};
+use super::{Login, Settings, form, log_in};
+use crate::authority::Authority;
 use latchkey_core::model::{address::Address, protocol::Protocol, secret::Secret, verdict::Attempt};
 
 /// nginx holds a refusal for so long, so that guessing is slow, and lets the client try again on
-/// the same connection.
+/// the same connection: many SMTP clients try a second mechanism there before they say why the
+/// first was refused.
 const WAIT_SECONDS: u64 = 2;
 /// From this attempt of a connection on, nginx closes it.
 const LAST_ATTEMPT: u64 = 5;
@@ -69,7 +71,7 @@ impl Dialect {
 }
 
 /// Answers nginx. `is_known`: it has brought the secret.
-pub(super) async fn answer(headers: &HeaderMap, is_known: bool, settings: &Settings, authority: &impl Authority) -> HeaderMap {
+pub(super) async fn answer(headers: &HeaderMap, is_known: bool, settings: &Settings, authority: &dyn Authority) -> HeaderMap {
     let question = Question::of(headers);
     let outcome = if is_known { question.judge(settings, authority).await } else { Outcome::TryLater };
     question.render(&outcome).unwrap_or_default()
@@ -83,7 +85,7 @@ impl<'h> Question<'h> {
         Self { protocol, attempt: attempt.unwrap_or(LAST_ATTEMPT), headers }
     }
 
-    async fn judge(&self, settings: &Settings, authority: &impl Authority) -> Outcome {
+    async fn judge(&self, settings: &Settings, authority: &dyn Authority) -> Outcome {
         let Some(dialect) = self.protocol else { return Outcome::TryLater };
         match text(self.headers, "auth-method") {
             Some("plain") => (),
@@ -107,7 +109,7 @@ impl<'h> Question<'h> {
             client_ip: text(self.headers, "client-ip").and_then(|ip| ip.parse::<IpAddr>().ok()),
             frontend: settings.frontend.clone().into(),
         };
-        match authority.log_in(&attempt).await {
+        match log_in(authority, &attempt).await {
             Login::Allowed { user, .. } => Outcome::Proxy { user, server },
             Login::Denied(_) => Outcome::Denied,
             Login::TryLater => Outcome::TryLater,
@@ -157,7 +159,7 @@ impl<'h> Question<'h> {
         if !code.is_empty() {
             put("auth-error-code", code)?;
         }
-        if *outcome == Outcome::Denied && self.attempt < LAST_ATTEMPT {
+        if self.attempt < LAST_ATTEMPT {
             put("auth-wait", &WAIT_SECONDS.to_string())?;
         }
         Ok(answer)

@@ -6,20 +6,29 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use async_trait::async_trait;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     time::{Duration, timeout},
 };
+use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use super::{Authority, Login, SessionCheck, Settings, Standing, form, run};
-use crate::lifecycle::Drain;
+use super::{Settings, form, run};
+use crate::{
+    authority::{Admission, Answer, Authority, Host, NoAnswer, SessionNumber, Standing, TooManySessions},
+    clock::SystemClock,
+    lifecycle::Drain,
+};
 use latchkey_core::model::{
-    id::DeviceId,
+    address::Address,
+    change::Revision,
+    clock::Timestamp,
+    id::{DeviceId, MailboxId},
     protocol::Protocol,
     secret::Secret,
-    verdict::{Attempt, Reason},
+    verdict::{Attempt, ProvenPassword, Reason, Session},
 };
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -31,53 +40,91 @@ struct Scripted {
     asked: Mutex<Vec<Attempt>>,
 }
 
+fn admission() -> Admission {
+    let password = ProvenPassword {
+        mailbox_id: MailboxId(Uuid::from_bytes([3; 16])),
+        device_id: DeviceId(Uuid::from_bytes([7; 16])),
+        generation: 1,
+    };
+    let address = Address::parse("address", "good@example.com").unwrap();
+    Admission { session: Session { password, revision: Revision(1), address }, epoch: None }
+}
+
+#[async_trait]
 impl Authority for Scripted {
-    async fn log_in(&self, attempt: &Attempt) -> Login {
+    async fn authenticate(&self, attempt: &Attempt) -> Result<Answer, NoAnswer> {
         self.asked.lock().unwrap().push(attempt.clone());
+        let answer = |reason, admission| Ok(Answer { reason, admission, is_from_cache: false });
         match attempt.address.as_str() {
-            name if name.starts_with("good") => Login::Allowed {
-                user: attempt.address.clone(),
-                device_id: DeviceId(Uuid::from_bytes([7; 16])),
-                admission: "L1-admission".to_owned(),
-            },
-            name if name.starts_with("later") => Login::TryLater,
-            _ => Login::Denied(Reason::WrongPassword),
+            name if name.starts_with("good") => answer(Reason::Ok, Some(admission())),
+            name if name.starts_with("later") => Err(NoAnswer::NoReplica("scripted".to_owned())),
+            _ => answer(Reason::WrongPassword, None),
         }
     }
 
-    async fn check(&self, session: &SessionCheck) -> Standing {
-        match session.admission.as_str() {
-            "L1-admission" => Standing::Good,
-            "ended" => Standing::Ended(Reason::DeviceDisconnected),
-            _ => Standing::Unknown,
+    async fn judge(&self, admission: &Admission) -> Result<Standing, NoAnswer> {
+        match admission.epoch {
+            None => Ok(Standing::Valid),
+            Some(1) => Ok(Standing::Ended(Reason::DeviceDisconnected)),
+            Some(_) => Err(NoAnswer::NoReplica("scripted".to_owned())),
         }
     }
 
-    fn is_ready(&self) -> bool {
-        self.asked.lock().unwrap().is_empty()
+    fn encode(&self, _: &Admission) -> String {
+        "L1-admission".to_owned()
     }
+
+    fn decode(&self, text: &str) -> Option<Admission> {
+        let epoch = match text {
+            "L1-admission" => None,
+            "ended" => Some(1),
+            "unheard" => Some(2),
+            _ => return None,
+        };
+        Some(Admission { epoch, ..admission() })
+    }
+
+    fn opened(&self, _: &Admission, _: Protocol, _: Option<IpAddr>, _: Timestamp) -> Result<SessionNumber, TooManySessions> {
+        panic!("nobody opens a session over HTTP")
+    }
+
+    fn closed(&self, _: SessionNumber) {}
+
+    fn refused(&self, _: SessionNumber) {}
 }
 
 struct Server {
     address: SocketAddr,
     authority: Arc<Scripted>,
     drain: Drain,
-    running: tokio::task::JoinHandle<()>,
+    connections: TaskTracker,
 }
 
 impl Server {
     async fn start(secret: Option<&str>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+        let authority = Arc::new(Scripted::default());
+        let asked = Arc::clone(&authority);
         let backends = [("imap", "127.0.0.1:10143"), ("pop3", "[::1]:10110"), ("smtp", "127.0.0.1:10025")];
         let settings = Settings {
             secret: secret.map(|secret| Secret::from(secret.to_owned())),
             backends: backends.into_iter().map(|(name, address)| (name, address.parse().unwrap())).collect(),
             frontend: "test".to_owned(),
+            service: Box::new(|name| (name == "submission").then_some(Protocol::Smtp)),
+            is_ready: Box::new(move || asked.asked.lock().unwrap().is_empty()),
         };
-        let (authority, drain) = (Arc::new(Scripted::default()), Drain::new());
-        let running = tokio::spawn(run(listener, settings, Arc::clone(&authority), drain.clone()));
-        Self { address, authority, drain, running }
+        let host = Host {
+            authority: Arc::clone(&authority) as _,
+            closers: Arc::default(),
+            clock: SystemClock::shared(),
+            drain: Drain::new(),
+            connections: TaskTracker::new(),
+            name: "test".into(),
+        };
+        let (drain, connections) = (host.drain.clone(), host.connections.clone());
+        tokio::spawn(run(listener, settings, host));
+        Self { address, authority, drain, connections }
     }
 
     /// Sends bytes, and reads until the server closes.
@@ -165,10 +212,12 @@ async fn each_protocol_has_its_own_words_for_a_denial_and_for_try_later() {
 }
 
 #[tokio::test]
-async fn a_denial_holds_the_client_up_until_its_last_attempt_and_then_nginx_closes() {
+async fn a_refusal_holds_the_client_up_until_its_last_attempt_and_then_nginx_closes() {
     let server = Server::start(None).await;
     for (attempt, wait) in [("1", Some("2")), ("4", Some("2")), ("5", None), ("99999999999999999999", None), ("-1", None)] {
         let answer = server.nginx(&with(&[("Auth-User", "bad@example.com"), ("Auth-Login-Attempt", attempt)])).await;
+        assert_eq!(header(&answer, "auth-wait"), wait, "attempt {attempt}: {answer}");
+        let answer = server.nginx(&with(&[("Auth-User", "later@example.com"), ("Auth-Login-Attempt", attempt)])).await;
         assert_eq!(header(&answer, "auth-wait"), wait, "attempt {attempt}: {answer}");
     }
 }
@@ -265,6 +314,7 @@ async fn a_broken_request_is_told_to_try_later_and_what_is_wrong_with_it() {
         (("/login", &too_long), 413, "16,384 bytes"),
         (("/login", &many), 400, "64 fields"),
         (("/check", ""), 400, "admission: "),
+        (("/check", "admission=somebody's"), 400, "unchanged"),
         (("/elsewhere", ""), 404, "/nginx"),
         (("/nginx", ""), 405, "another method"),
     ] {
@@ -294,7 +344,8 @@ async fn a_drain_ends_a_connection_that_waits_for_its_next_request() {
     let mut answer = [0; 12];
     timeout(DEADLINE, stream.read_exact(&mut answer)).await.unwrap().unwrap();
     server.drain.start();
-    timeout(DEADLINE, server.running).await.expect("the server ends").unwrap();
+    server.connections.close();
+    timeout(DEADLINE, server.connections.wait()).await.expect("the connection ends");
     let mut rest = Vec::new();
     timeout(DEADLINE, stream.read_to_end(&mut rest)).await.expect("the connection ends").unwrap();
 }

@@ -3,9 +3,15 @@
 #![expect(clippy::expect_used, reason = "a test that can't go on has failed")]
 #![expect(unreachable_pub, reason = "a test program exports nothing")]
 
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod agent;
 mod chasquid;
 mod exim;
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod haraka;
 mod host;
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod nginx;
 mod postfix;
 mod radicale;
 #[path = "../service/server.rs"]
