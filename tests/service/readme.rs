@@ -60,7 +60,8 @@ async fn the_lines_that_the_demo_prints_work_and_so_does_the_readmes_session_aft
 #[test]
 fn every_setting_that_the_documentation_names_is_one() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let help = sh("latchkey serve --help; latchkey login --help; latchkey keys generate --help");
+    let commands = ["serve", "agent", "login", "import", "keys generate"].map(|it| format!("latchkey {it} --help"));
+    let help = sh(&commands.join("; "));
     let mut files = vec![root.join("README.md")];
     files.extend(fs::read_dir(root.join("deploy")).expect("deploy/").flatten().map(|entry| entry.path()));
     let mut named = 0;
@@ -68,7 +69,7 @@ fn every_setting_that_the_documentation_names_is_one() {
         let text = fs::read_to_string(file).expect("readable");
         let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '-'));
         for word in words.filter(|word| word.starts_with("LATCHKEY_") || word.starts_with("--") && word.len() > 3) {
-            // Flags of other programs: cargo's, docker's, apt's, PostgreSQL's.
+            // Flags of other programs: cargo's, docker's, apt's, PostgreSQL's, MariaDB's, install's.
             let is_foreign = [
                 "--release",
                 "--profile",
@@ -90,6 +91,9 @@ fn every_setting_that_the_documentation_names_is_one() {
                 "--pgdata",
                 "--write-recovery-conf",
                 "--wal-method",
+                "--create",
+                "--batch",
+                "--skip-column-names",
             ];
             if is_foreign.contains(&word) {
                 continue;
