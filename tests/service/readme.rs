@@ -69,7 +69,8 @@ fn every_setting_that_the_documentation_names_is_one() {
         let text = fs::read_to_string(file).expect("readable");
         let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '-'));
         for word in words.filter(|word| word.starts_with("LATCHKEY_") || word.starts_with("--") && word.len() > 3) {
-            // Flags of other programs: cargo's, docker's, apt's, PostgreSQL's, MariaDB's, install's.
+            // Flags of other programs: cargo's, docker's, apt's, PostgreSQL's, MariaDB's,
+            // install's.
             let is_foreign = [
                 "--release",
                 "--profile",
