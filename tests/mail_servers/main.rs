@@ -6,6 +6,7 @@
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod agent;
 mod chasquid;
+mod dovecot;
 mod exim;
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod haraka;
