@@ -3,6 +3,7 @@
 use std::{
     ffi::OsString,
     fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -58,11 +59,11 @@ impl Args {
         for finding in &findings {
             self.show(finding);
         }
-        let unwell = findings.iter().filter(|finding| finding.advice.is_some()).count();
+        let problems = findings.iter().filter(|finding| finding.is_problem).count();
         if !self.client.json {
-            println!("{}", if unwell == 0 { "No problems found.".to_owned() } else { format!("Problems found: {unwell}.") });
+            println!("{}", if problems == 0 { "No problems found.".to_owned() } else { format!("Problems found: {problems}.") });
         }
-        if unwell == 0 { Exit::Done } else { Exit::Refused }.into()
+        if problems == 0 { Exit::Done } else { Exit::Refused }.into()
     }
 
     async fn examine(&self, command: Command) -> Vec<Finding> {
@@ -70,19 +71,19 @@ impl Args {
         if let Some(file) = &self.agent {
             findings.extend(match agent_settings(command, file) {
                 Ok(settings) => agent::examine(&settings).await,
-                Err(problem) => vec![unwell("agent", problem, "Fix the setting named above.")],
+                Err(problem) => vec![Finding::problem("agent", problem, "Fix the setting named above.")],
             });
             return findings;
         }
         let pepper = Pepper::load(&self.store.pepper_file());
         findings.push(match &pepper {
-            Ok(pepper) => well("pepper", format!("{} key(s), mode 0600", pepper.keys().count())),
-            Err(PepperError::Missing(_)) if self.store.is_new() => unwell(
+            Ok(pepper) => Finding::good("pepper", format!("{} key(s), mode 0600", pepper.keys().count())),
+            Err(PepperError::Missing(_)) if self.store.is_new() => Finding::problem(
                 "pepper",
                 "not there yet".to_owned(),
                 "`latchkey serve` creates it. If you expected it to exist, check --data-dir.",
             ),
-            Err(problem) => unwell(
+            Err(problem) => Finding::problem(
                 "pepper",
                 problem.to_string(),
                 "Without the pepper, no password can be verified. Fix the problem named above.",
@@ -92,13 +93,11 @@ impl Args {
         match open_store_as_it_is(&self.store).await {
             Ok(store) => self.database(&*store, pepper.ok(), &mut findings).await,
             Err(problem) => match problem.downcast_ref::<OpenError>() {
-                Some(OpenError::Locked { .. }) if is_running => {
-                    findings.push(well("database", "in use by the running server, which is ready".to_owned()));
-                }
+                Some(OpenError::Locked { server, .. }) if is_running => findings.push(self.in_use(*server).await),
                 Some(OpenError::NotThere | OpenError::OlderSchema { .. }) => {
-                    findings.push(unwell("database", problem.to_string(), "Start the server of this version."));
+                    findings.push(Finding::problem("database", problem.to_string(), "Start the server of this version."));
                 }
-                _ => findings.push(unwell(
+                _ => findings.push(Finding::problem(
                     "database",
                     problem.to_string(),
                     "Without the database, no login can be answered. Fix the problem named above.",
@@ -111,14 +110,18 @@ impl Args {
     async fn database(&self, store: &dyn Store, pepper: Option<Pepper>, findings: &mut Vec<Finding>) {
         match store.examine().await {
             Ok(found) => findings.extend(found),
-            Err(problem) => findings.push(unwell("database", problem.to_string(), "The database's log has the details.")),
+            Err(problem) => {
+                findings.push(Finding::problem("database", problem.to_string(), "The database's log has the details."))
+            }
         }
         if let (Some(pepper), Ok(known)) = (pepper, store.pepper_checks().await) {
             findings.push(match pepper.verify_against(&self.store.pepper_file(), &known) {
-                Ok(_) => well("pepper and database", "belong together".to_owned()),
-                Err(problem) => {
-                    unwell("pepper and database", problem.to_string(), "Restore the pepper file that belongs to this database.")
-                }
+                Ok(_) => Finding::good("pepper and database", "belong together".to_owned()),
+                Err(problem) => Finding::problem(
+                    "pepper and database",
+                    problem.to_string(),
+                    "Restore the pepper file that belongs to this database.",
+                ),
             });
         }
         if let Ok(nodes) = store.nodes().await
@@ -129,8 +132,46 @@ impl Args {
             let found = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
             let advice =
                 "The replicas have different --lease settings, and a revocation waits for the longest. Use the same everywhere.";
-            findings.push(if differ { unwell("replicas", found, advice) } else { well("replicas", found) });
+            findings.push(if differ { Finding::problem("replicas", found, advice) } else { Finding::good("replicas", found) });
         }
+    }
+
+    /// Of an embedded database that is locked, while the server that was asked is ready: is that the one that holds it?
+    async fn in_use(&self, holder: Option<SocketAddr>) -> Finding {
+        let Some(holder) = holder else {
+            return Finding::note(
+                "database",
+                "in use by a process that does not say where it listens",
+                "Is it the server above? Stop it to have the database looked at.",
+            );
+        };
+        if self.is_at(holder).await {
+            return Finding::good("database", "in use by the running server, which is ready");
+        }
+        Finding::problem(
+            "database",
+            format!("in use by a server that listens on {holder}; the one above is another"),
+            "Name the one that holds it with --server.",
+        )
+    }
+
+    /// Whether `--server` leads to a socket that listens there.
+    async fn is_at(&self, holder: SocketAddr) -> bool {
+        let Ok(url) = self.client.server.parse::<http::Uri>() else {
+            return false;
+        };
+        let default = if url.scheme_str() == Some("https") { 443 } else { 80 };
+        let host = url.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+        let Ok(addresses) = tokio::net::lookup_host((host, url.port_u16().unwrap_or(default))).await else {
+            return false;
+        };
+        // One that listens on all addresses of this host answers on any of them.
+        let is_there = |address: SocketAddr| {
+            address.port() == holder.port()
+                && (address.ip() == holder.ip()
+                    || holder.ip().is_unspecified() && std::net::UdpSocket::bind((address.ip(), 0)).is_ok())
+        };
+        addresses.into_iter().any(is_there)
     }
 
     /// Whether a server answers that it is ready.
@@ -139,24 +180,24 @@ impl Args {
         let session = match self.client.clone().connect() {
             Ok(session) => session,
             Err(failure) => {
-                findings.push(unwell("server", failure.to_string(), "Fix the flag named above."));
+                findings.push(Finding::problem("server", failure.to_string(), "Fix the flag named above."));
                 return false;
             }
         };
         let asked = session.health().check(session.request(HealthCheckRequest::default())).await;
         match asked.map(|answer| answer.into_inner().status()) {
             Ok(ServingStatus::Serving) => {
-                findings.push(well("server", format!("{server} is ready")));
+                findings.push(Finding::good("server", format!("{server} is ready")));
                 true
             }
             Ok(_) => {
                 let advice = "It runs but cannot reach its database. Its log has the details.";
-                findings.push(unwell("server", format!("{server} is not ready"), advice));
+                findings.push(Finding::problem("server", format!("{server} is not ready"), advice));
                 false
             }
             Err(status) => {
                 let found = format!("{server} does not answer: {}", message(&status));
-                findings.push(unwell(
+                findings.push(Finding::problem(
                     "server",
                     found,
                     "Start it, or name it with --server (and --ca, if its certificate is your own).",
@@ -167,12 +208,17 @@ impl Args {
     }
 
     fn show(&self, finding: &Finding) {
-        let Finding { what, found, advice } = finding;
+        let Finding { what, found, advice, is_problem } = finding;
         if self.client.json {
-            println!("{}", json!({ "what": what, "found": found, "advice": advice }));
+            println!("{}", json!({ "what": what, "found": found, "advice": advice, "problem": is_problem }));
             return;
         }
-        println!("{} {what}: {found}", if advice.is_none() { "ok  " } else { "LOOK" });
+        let sign = match (advice, is_problem) {
+            (_, true) => "LOOK",
+            (Some(_), false) => "note",
+            (None, false) => "ok  ",
+        };
+        println!("{sign} {what}: {found}");
         if let Some(advice) = advice {
             println!("     {advice}");
         }
@@ -194,20 +240,12 @@ fn agent_settings(command: Command, file: &Path) -> Result<agent::Args, String> 
 fn clock() -> Finding {
     let source = fs::read_to_string("/sys/devices/system/clocksource/clocksource0/current_clocksource");
     match source.as_deref().map(str::trim) {
-        Ok(name) if GOOD_CLOCKS.contains(&name) => well("clock source", name.to_owned()),
-        Ok(name) => unwell(
+        Ok(name) if GOOD_CLOCKS.contains(&name) => Finding::good("clock source", name.to_owned()),
+        Ok(name) => Finding::note(
             "clock source",
             name.to_owned(),
             "A slow clock source slows every login down. Check whether the kernel or the hypervisor has switched tsc off.",
         ),
-        Err(_) => well("clock source", "unknown on this system".to_owned()),
+        Err(_) => Finding::good("clock source", "unknown on this system".to_owned()),
     }
-}
-
-fn well(what: &'static str, found: String) -> Finding {
-    Finding { what, found, advice: None }
-}
-
-fn unwell(what: &'static str, found: String, advice: &str) -> Finding {
-    Finding { what, found, advice: Some(advice.to_owned()) }
 }

@@ -1,10 +1,11 @@
 //! Floor 1: what Latchkey keeps, behind one trait. SQLite for one process, PostgreSQL for any
 //! number; nothing above knows which.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
+mod migrations;
 pub mod postgres;
 pub mod sql;
 pub mod sqlite;
@@ -52,8 +53,12 @@ pub enum StoreError {
 pub enum OpenError {
     #[error("the data directory {} can't be used: {cause}. Make it writable for this user, or name another with --data-dir", .folder.display())]
     DataDirectory { folder: PathBuf, cause: String },
-    #[error("the data directory {} is in use by another process: SQLite serves one. Stop that one, or use --database-url with PostgreSQL for several", .folder.display())]
-    Locked { folder: PathBuf },
+    #[error(
+        "the data directory {} is in use by another process{}: SQLite serves one. Stop that one, or use --database-url with PostgreSQL for several",
+        .folder.display(),
+        .server.map_or_else(String::new, |server| format!(", which listens on {server}"))
+    )]
+    Locked { folder: PathBuf, server: Option<SocketAddr> },
     #[error("{0}. Name another with --data-dir, or restore it from a backup")]
     NotOurs(String),
     #[error(
@@ -64,8 +69,17 @@ pub enum OpenError {
     NotThere,
     #[error("the database's schema is version {found}: `latchkey serve` of this version brings it to {known} at its start")]
     OlderSchema { found: i64, known: i64 },
+    #[error("the database refuses the connection: {0}. Is --database-url right, and does that user and that database exist?")]
+    Refused(String),
     #[error("the database can't be reached: {0}. Is it running, and is --database-url right?")]
     Unreachable(String),
+    #[error("another replica is bringing the database's schema up to date: try again in a moment")]
+    BeingMigrated,
+    #[error(
+        "the database is reached through a pooler that gives each transaction another session, as PgBouncer does with pool_mode = \
+         transaction or statement. Set pool_mode = session there, or name PostgreSQL itself with --database-url"
+    )]
+    SharedSessions,
     #[error("--database-url: {0}")]
     Settings(String),
     #[error(
@@ -306,6 +320,29 @@ impl Retention {
 pub struct Finding {
     pub what: &'static str,
     pub found: String,
-    /// What to do about it; `None` if it is as it should be.
+    /// What to do about it, or to know of it; `None` if it is as it should be.
     pub advice: Option<String>,
+    /// Whether something has to be done.
+    pub is_problem: bool,
+}
+
+impl Finding {
+    /// As it should be.
+    pub fn good(what: &'static str, found: impl Into<String>) -> Self {
+        Self { what, found: found.into(), advice: None, is_problem: false }
+    }
+
+    /// Right in some installations, and wrong in others.
+    pub fn note(what: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { what, found: found.into(), advice: Some(advice.into()), is_problem: false }
+    }
+
+    pub fn problem(what: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { what, found: found.into(), advice: Some(advice.into()), is_problem: true }
+    }
+
+    /// A problem unless it is good.
+    pub fn check(what: &'static str, found: impl Into<String>, is_good: bool, advice: impl Into<String>) -> Self {
+        if is_good { Self::good(what, found) } else { Self::problem(what, found, advice) }
+    }
 }

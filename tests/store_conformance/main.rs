@@ -12,6 +12,7 @@ mod events;
 mod import;
 mod mailboxes;
 mod nodes;
+mod pooler;
 mod postgres_faults;
 mod reads;
 mod sqlite_files;

@@ -81,6 +81,28 @@ fn a_file_that_is_no_database_is_refused_and_left_as_it_is() {
     assert_eq!(fs::read_to_string(&file).expect("readable"), letter);
 }
 
+/// Nobody takes a database that can't be read for an empty one, nor puts tables into another program's.
+#[test]
+fn a_damaged_database_and_another_programs_are_told_from_an_empty_one() {
+    let folder = tempdir().expect("a folder");
+    drop(SqliteStore::open(folder.path()).expect("opened"));
+    let file = folder.path().join("latchkey.db");
+    let mut bytes = fs::read(&file).expect("readable");
+    // The first page's list of tables, behind the header that says that this is SQLite.
+    bytes[100..4_096].fill(0x5a);
+    fs::write(&file, &bytes).expect("written");
+    for error in [refused(folder.path()), SqliteStore::open_as_it_is(folder.path()).expect_err("damaged")] {
+        assert!(matches!(error, OpenError::NotOurs(_)) && error.to_string().contains("damaged"), "{error}");
+    }
+    assert_eq!(fs::read(&file).expect("readable"), bytes);
+
+    let folder = tempdir().expect("a folder");
+    let file = folder.path().join("latchkey.db");
+    rusqlite::Connection::open(&file).expect("made").execute_batch("CREATE TABLE songs (title TEXT)").expect("made");
+    let error = refused(folder.path());
+    assert!(matches!(error, OpenError::NotOurs(_)) && error.to_string().contains("another program"), "{error}");
+}
+
 #[test]
 fn a_folder_that_can_not_be_used_is_named() {
     let parent = tempdir().expect("a folder");

@@ -13,7 +13,7 @@ use latchkey_core::model::{
 
 use crate::{
     events::login,
-    stores::rules,
+    stores::{Fresh, Place, rules},
     world::{ALL, NOW, add, alice, at, change, device, device_id, disconnect, index, read, write},
 };
 
@@ -21,6 +21,8 @@ rules!(
     the_log_is_trimmed_up_to_its_newest_row,
     remembered_passwords_are_forgotten_by_age,
     remembered_passwords_are_forgotten_beyond_the_newest_of_a_mailbox,
+    each_trim_finds_the_passwords_that_ended_since_the_last,
+    passwords_that_ended_together_are_not_all_forgotten,
     old_requests_and_logins_are_forgotten,
     much_is_forgotten_in_one_trim,
     a_request_is_remembered_for_its_caller,
@@ -100,6 +102,75 @@ async fn remembered_passwords_are_forgotten_beyond_the_newest_of_a_mailbox(store
     };
     assert_eq!(remembered(&alice.address).await, [device_id(5), device_id(4), device_id(3)]);
     assert_eq!(remembered(&bob.address).await, [device_id(12), device_id(11)], "each mailbox has its own");
+}
+
+async fn each_trim_finds_the_passwords_that_ended_since_the_last(store: Arc<dyn Store>) {
+    let alice = alice(&store).await;
+    let limits = Retention { passwords_per_mailbox: 2, ..KEEP_ALL };
+    let remembered = async || {
+        let record = store.read_mailbox(&alice.address).await.expect("read").mailbox.expect("it is there");
+        record.ended.iter().map(|password| password.device_id).collect::<Vec<_>>()
+    };
+    let end = async |number: u128, second| {
+        add(&store, &device(number, &alice), &index(1, "secret")).await;
+        disconnect(&store, &alice, device_id(number), 1, at(second)).await;
+    };
+    end(1, 10_000).await;
+    end(2, 10_001).await;
+    assert_eq!(store.trim(&limits).await.expect("trimmed"), 0);
+    end(3, 20_000).await;
+    assert_eq!(store.trim(&limits).await.expect("trimmed"), 1);
+    assert_eq!(remembered().await, [device_id(3), device_id(2)]);
+    // Committed by a replica whose clock is behind.
+    end(4, 19_500).await;
+    assert_eq!(store.trim(&limits).await.expect("trimmed"), 1);
+    assert_eq!(remembered().await, [device_id(3), device_id(4)]);
+    assert_eq!(store.trim(&limits).await.expect("trimmed"), 0);
+}
+
+async fn passwords_that_ended_together_are_not_all_forgotten(store: Arc<dyn Store>) {
+    let alice = alice(&store).await;
+    let mut tx = write(&store).await;
+    for number in 1..=6 {
+        tx.insert_device(&device(number, &alice), &index(1, "secret")).await.expect("inserted");
+        assert!(tx.disconnect_device(device_id(number), at(1)).await.expect("disconnected"));
+    }
+    tx.commit().await.expect("committed");
+    assert_eq!(store.trim(&Retention { passwords_per_mailbox: 4, ..KEEP_ALL }).await.expect("trimmed"), 2);
+    let record = store.read_mailbox(&alice.address).await.expect("read").mailbox.expect("it is there");
+    assert_eq!(record.ended.len(), 4);
+}
+
+/// The log's trim fails, and what comes after it is forgotten all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trim_that_fails_stops_no_other() {
+    for fresh in [Fresh::sqlite().await, Fresh::postgres().await] {
+        let store = fresh.open().await;
+        let alice = alice(&store).await;
+        let mut tx = write(&store).await;
+        for second in 1..=2 {
+            tx.append_change(&latchkey::store::NewChange { time: at(second), ..change(&alice, &[]) }).await.expect("appended");
+        }
+        tx.insert_request("manager", &request_id("old"), &Request { time: at(-7_200), ..request() }).await.expect("remembered");
+        tx.commit().await.expect("committed");
+        let broken = "ALTER TABLE session_closing RENAME TO gone";
+        match &fresh.place {
+            Place::Sqlite(folder) => {
+                let file = rusqlite::Connection::open(folder.join("latchkey.db")).expect("it opens");
+                file.execute_batch(broken).expect("renamed");
+            }
+            Place::Postgres(url) => {
+                let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.expect("it runs");
+                tokio::spawn(connection);
+                client.batch_execute(broken).await.expect("renamed");
+            }
+        }
+        store
+            .trim(&Retention { changes_before: at(9), requests_before: at(-60), ..KEEP_ALL })
+            .await
+            .expect_err("the log's fails");
+        assert_eq!(read(&store).await.request("manager", &request_id("old")).await.expect("read"), None, "{}", store.system());
+    }
 }
 
 async fn old_requests_and_logins_are_forgotten(store: Arc<dyn Store>) {

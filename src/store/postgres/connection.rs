@@ -12,8 +12,8 @@ use tracing::{debug, warn};
 use super::{errors, notify::Hints, pooled::Notices, settings::PostgresSettings, tls};
 use crate::store::OpenError;
 
-/// For one statement, and for one lock, by the server.
-const OPTIONS: &str = "-c statement_timeout=5000 -c lock_timeout=2000 -c idle_in_transaction_session_timeout=30000";
+/// For one statement, and for one lock, by the server. Set once connected: a pooler takes no options before.
+const LIMITS: &str = "SET statement_timeout = 5000; SET lock_timeout = 2000; SET idle_in_transaction_session_timeout = 30000";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// For a place in the pool.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -35,7 +35,7 @@ pub(super) struct Connections {
 
 pub(super) fn connections(settings: &PostgresSettings) -> Result<Connections, OpenError> {
     let (mut config, verify) = parse(&settings.url)?;
-    config.options(OPTIONS).application_name("latchkey");
+    config.application_name("latchkey");
     config.connect_timeout(CONNECT_TIMEOUT).tcp_user_timeout(TCP_USER_TIMEOUT);
     config.keepalives_idle(Duration::from_secs(30));
     // An old primary that has become a standby is none of ours.
@@ -107,7 +107,9 @@ impl deadpool_postgres::Connect for Connector {
         let (config, tls, notices) = (config.clone(), self.tls.clone(), self.notices.clone());
         Box::pin(async move {
             let (client, connection) = config.connect(tls).await?;
-            Ok((client, tokio::spawn(drive(connection, notices))))
+            let driven = tokio::spawn(drive(connection, notices));
+            client.batch_execute(LIMITS).await?;
+            Ok((client, driven))
         })
     }
 }

@@ -97,8 +97,16 @@ pub(super) fn pool(error: &PoolError) -> StoreError {
     StoreError::Unavailable("there is no connection".to_owned())
 }
 
+/// A server that stops, starts, or has no place left is out of reach for now; one that says anything else has refused.
 pub(super) fn open(error: &PoolError) -> OpenError {
-    OpenError::Unreachable(pool_words(error))
+    let state = match error {
+        PoolError::Backend(error) => error.code(),
+        _ => None,
+    };
+    match state.map(SqlState::code) {
+        Some("57P01" | "57P02" | "57P03" | "53300" | "57014") | None => OpenError::Unreachable(pool_words(error)),
+        Some(_) => OpenError::Refused(pool_words(error)),
+    }
 }
 
 /// The driver's and the server's words, with their causes. For the log and for operators.

@@ -5,6 +5,8 @@ mod errors;
 mod import;
 mod notify;
 mod pooled;
+mod pooler;
+mod schema;
 mod session;
 mod settings;
 mod tls;
@@ -13,13 +15,16 @@ use std::fmt;
 
 use async_trait::async_trait;
 use deadpool_postgres::Pool;
-use tracing::info;
 
 pub use self::settings::PostgresSettings;
 use self::{connection::Connections, pooled::Connection, session::PostgresSession};
 use super::{
     Finding, Hint, Mode, NewChange, NewMailbox, OpenError, Origin, Result, Retention, Store, StoreError, Transaction,
-    sql::{Row, Session, Value, changes, events, housekeeping, reads, sessions},
+    sql::{
+        Row, Session, Value, changes, events,
+        housekeeping::{self, RememberedCursor},
+        reads, sessions,
+    },
 };
 use latchkey_core::model::{
     address::Address,
@@ -32,38 +37,27 @@ use latchkey_core::model::{
 };
 use latchkey_core::{confirmation::Node, log::Head};
 
-mod embedded {
-    refinery::embed_migrations!("src/store/postgres/migrations");
-}
-
-/// One replica at a time brings the schema up to date: an arbitrary number, the same in every
-/// version. A migration may take longer than a statement otherwise may.
-const PREPARE_MIGRATION: &str = "SELECT pg_advisory_lock(7305808869231650145); SET statement_timeout = 0";
-
 /// See the module.
 pub struct PostgresStore {
     connections: Connections,
+    remembered: RememberedCursor,
 }
 
 impl PostgresStore {
     /// Connects, and brings the schema up to date.
     pub async fn open(settings: &PostgresSettings) -> Result<Self, OpenError> {
         let connections = connection::connections(settings)?;
-        let mut client = connections.shared.get().await.map_err(|error| errors::open(&error))?;
-        client.batch_execute(PREPARE_MIGRATION).await.map_err(|error| OpenError::Migration(errors::words(&error)))?;
-        let migrated = migrate(&mut client).await;
-        // The connection goes, and the lock with it, whatever became of the migration.
-        drop(deadpool_postgres::Object::take(client));
-        migrated?;
+        pooler::refuse_shared_sessions(&connections).await?;
+        schema::migrate(&connections.shared).await?;
         tokio::spawn(connections.hints.clone().run_sender(connections.reserved.clone()));
-        Ok(Self { connections })
+        Ok(Self { connections, remembered: RememberedCursor::default() })
     }
 
     /// Opens a database that is there, and neither makes nor changes its schema: for who only
     /// looks.
     pub async fn open_as_it_is(settings: &PostgresSettings) -> Result<Self, OpenError> {
         let client = connection::connections(settings)?.shared.get().await.map_err(|error| errors::open(&error))?;
-        let (found, known) = schema(&client).await?;
+        let (found, known) = schema::versions(&client).await?;
         match found {
             0 => return Err(OpenError::NotThere),
             found if found < known => return Err(OpenError::OlderSchema { found, known }),
@@ -216,17 +210,7 @@ impl Store for PostgresStore {
     }
 
     async fn trim(&self, limits: &Retention) -> Result<u64> {
-        let mut forgotten = 0;
-        for what in housekeeping::Trimmed::ALL {
-            for _ in 0..housekeeping::TRIM_ROUNDS {
-                let some = housekeeping::trim(&mut self.session(Mode::Write).await?, what, limits).await?;
-                forgotten += some;
-                if some < housekeeping::TRIM_AT_ONCE as u64 {
-                    break;
-                }
-            }
-        }
-        Ok(forgotten)
+        housekeeping::trim(self, &self.remembered, limits).await
     }
 
     async fn pepper_checks(&self) -> Result<Vec<(KeyId, [u8; 32])>> {
@@ -250,28 +234,35 @@ impl Store for PostgresStore {
         let commit = ask("/* examine */ SELECT current_setting('synchronous_commit')").await?;
         let fsync = ask("/* examine */ SELECT current_setting('fsync')").await?;
         let tls = ask("/* examine */ SELECT COALESCE((SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()), FALSE)").await?;
-        let advised = |what, found: String, advice: Option<&str>| Finding { what, found, advice: advice.map(str::to_owned) };
+        let is_local = ask("/* examine */ SELECT COALESCE(inet_client_addr() = inet_server_addr(), TRUE)").await? == "on";
+        let followers = ask("/* examine */ SELECT count(*) FROM pg_stat_replication").await?;
+        let replication = "synchronous replication";
+        let advice = "A failover could lose revocations that were answered as done: set synchronous_standby_names.";
         Ok(vec![
-            advised("database", format!("PostgreSQL {version}"), None),
-            advised(
-                "synchronous replication",
-                if standbys.is_empty() { "none".to_owned() } else { format!("to {standbys}") },
-                standbys.is_empty().then_some(
-                    "A failover could lose revocations that were answered as done: set synchronous_standby_names, or have no standby to promote.",
+            Finding::good("database", format!("PostgreSQL {version}")),
+            match (standbys.as_str(), followers.as_str()) {
+                ("", "0") => Finding::note(
+                    replication,
+                    "none, and no standby is connected",
+                    "Before you add one: set synchronous_standby_names.",
                 ),
-            ),
-            advised(
+                ("", followers) => Finding::problem(replication, format!("none, and {followers} standby(s) connected"), advice),
+                (standbys, _) => Finding::good(replication, format!("to {standbys}")),
+            },
+            Finding::check(
                 "synchronous_commit",
-                commit.clone(),
-                matches!(commit.as_str(), "off" | "local")
-                    .then_some("A crash could lose revocations that were answered as done: set synchronous_commit to on."),
+                commit.as_str(),
+                !matches!(commit.as_str(), "off" | "local"),
+                "A crash could lose revocations that were answered as done: set synchronous_commit to on.",
             ),
-            advised("fsync", fsync.clone(), (fsync != "on").then_some("A crash could damage the database: set fsync to on.")),
-            advised(
-                "TLS to the database",
-                tls.clone(),
-                (tls != "on").then_some("If the database is on another host, add sslmode=verify-full to --database-url."),
-            ),
+            Finding::check("fsync", fsync.as_str(), fsync == "on", "A crash could damage the database: set fsync to on."),
+            match (tls.as_str(), is_local) {
+                ("on", _) => Finding::good("TLS to the database", "on"),
+                (_, true) => Finding::good("TLS to the database", "off, on the same host"),
+                _ => {
+                    Finding::problem("TLS to the database", "off, to another host", "Add sslmode=verify-full to --database-url.")
+                }
+            },
         ])
     }
 
@@ -290,32 +281,4 @@ impl fmt::Debug for PostgresStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PostgresStore").field("pool", &self.connections.shared.status()).finish_non_exhaustive()
     }
-}
-
-/// The schema's version (0: there is none), and the one that this program makes of it.
-async fn schema(client: &deadpool_postgres::Object) -> Result<(i64, i64), OpenError> {
-    let runner = embedded::migrations::runner();
-    let known = runner.get_migrations().iter().map(|migration| i64::from(migration.version())).max().unwrap_or(0);
-    let exists = "SELECT to_regclass('refinery_schema_history') IS NOT NULL";
-    let failed = |error: tokio_postgres::Error| OpenError::Migration(errors::words(&error));
-    if !client.query_one(exists, &[]).await.map_err(failed)?.get::<_, bool>(0) {
-        return Ok((0, known));
-    }
-    let highest = "SELECT COALESCE(max(version), 0)::BIGINT FROM refinery_schema_history";
-    Ok((client.query_one(highest, &[]).await.map_err(failed)?.get(0), known))
-}
-
-async fn migrate(client: &mut deadpool_postgres::Object) -> Result<(), OpenError> {
-    let (found, known) = schema(client).await?;
-    if found > known {
-        return Err(OpenError::NewerSchema { found, known });
-    }
-    let report = embedded::migrations::runner()
-        .run_async(&mut ***client)
-        .await
-        .map_err(|error| OpenError::Migration(error.to_string()))?;
-    for migration in report.applied_migrations() {
-        info!(%migration, "the database's schema was brought up to date");
-    }
-    Ok(())
 }

@@ -1,27 +1,34 @@
 //! Processes, the log's head, upgrades of passwords, and what is forgotten in time.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicI64, Ordering},
+    time::Duration,
+};
+
+use tracing::debug;
 
 use super::{
-    Columns, Row, Session, Value,
+    Columns, Row, Session, Transaction, Value,
     changes::append_change,
     columns::{corrupt, size},
 };
-use crate::store::{NewChange, Result, Retention};
+use crate::store::{Mode, NewChange, Result, Retention, Store};
 use latchkey_core::{
     confirmation::Node,
     log::Head,
     model::{
         change::Revision,
         device::{Generation, KeyId, PasswordHash, StoredPassword},
-        id::{DeviceId, NodeId},
+        id::{DeviceId, MailboxId, NodeId},
     },
 };
 
-/// Rows forgotten in one transaction, of each kind.
-pub(in crate::store) const TRIM_AT_ONCE: usize = 5_000;
+/// Rows forgotten, or looked at, in one transaction.
+const TRIM_AT_ONCE: usize = 5_000;
 /// Rounds of one kind, so that a trim has an end; the next one goes on.
-pub(in crate::store) const TRIM_ROUNDS: usize = 100;
+const TRIM_ROUNDS: usize = 100;
+/// In microseconds: by how much later than others of its time an end may be committed, since replicas' clocks differ.
+const ENDED_LATE: i64 = 600_000_000;
 
 /// Written anew if the row is there: one whose commit has no known outcome must be committed once
 /// more.
@@ -124,10 +131,9 @@ pub(in crate::store) async fn upgrade_password(
     Ok(Some(revision))
 }
 
-/// What is forgotten, each kind in a transaction of its own: so the log's head is locked for a
-/// moment only, and one that fails holds up no other.
+/// What is forgotten, each kind in transactions of its own: so the log's head is locked for a moment only.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::store) enum Trimmed {
+enum Trimmed {
     Log,
     PasswordsByAge,
     PasswordsByCount,
@@ -136,59 +142,128 @@ pub(in crate::store) enum Trimmed {
 }
 
 impl Trimmed {
-    pub(in crate::store) const ALL: [Self; 5] =
-        [Self::Log, Self::PasswordsByAge, Self::PasswordsByCount, Self::Requests, Self::Logins];
+    const ALL: [Self; 5] = [Self::Log, Self::PasswordsByAge, Self::PasswordsByCount, Self::Requests, Self::Logins];
 }
 
-/// Forgets some, in a transaction of its own: how many. As many as [`TRIM_AT_ONCE`]: there may be
-/// more.
-pub(in crate::store) async fn trim(s: &mut dyn Session, what: Trimmed, limits: &Retention) -> Result<u64> {
-    let (sql, parameters): (&'static str, [Value; 2]) = match what {
-        Trimmed::Log => {
-            let forgotten = trim_log(s, limits).await?;
-            s.commit().await?;
-            return Ok(forgotten);
+/// Up to which time ended passwords were counted, mailbox by mailbox: a trim looks only at mailboxes where one has ended
+/// since. A fresh process counts once from the beginning.
+#[derive(Default)]
+pub(in crate::store) struct RememberedCursor(AtomicI64);
+
+/// Forgets what is past its time: how much. A kind that fails
+/// holds up no other; the first error is returned at the end.
+pub(in crate::store) async fn trim(store: &dyn Store, cursor: &RememberedCursor, limits: &Retention) -> Result<u64> {
+    let (mut forgotten, mut first_error) = (0, None);
+    for what in Trimmed::ALL {
+        // Without a transaction to begin with, there is no database for the other kinds either.
+        let tx = store.begin("trim", Mode::Write).await?;
+        if let Err(error) = trim_kind(store, tx, what, cursor, limits, &mut forgotten).await {
+            debug!(?what, %error, "a trim failed");
+            first_error.get_or_insert(error);
         }
-        Trimmed::PasswordsByAge => (
-            "/* trim */ UPDATE device SET state = 2, tag = NULL, hash = NULL WHERE (device_id, generation) IN \
-             (SELECT device_id, generation FROM device WHERE state = 1 AND end_time < $1 LIMIT $2)",
-            [limits.passwords_before.into(), size(TRIM_AT_ONCE)],
-        ),
-        Trimmed::PasswordsByCount => (
-            "/* trim */ UPDATE device SET state = 2, tag = NULL, hash = NULL WHERE (device_id, generation) IN \
-             (SELECT device_id, generation FROM (SELECT device_id, generation, \
-             row_number() OVER (PARTITION BY mailbox_id ORDER BY end_time DESC, device_id, generation) AS place \
-             FROM device WHERE state = 1) AS numbered WHERE place > $1 LIMIT $2)",
-            [size(limits.passwords_per_mailbox), size(TRIM_AT_ONCE)],
-        ),
-        Trimmed::Requests => (
-            "/* trim */ DELETE FROM request WHERE (caller, request_id) IN \
-             (SELECT caller, request_id FROM request WHERE time < $1 LIMIT $2)",
-            [limits.requests_before.into(), size(TRIM_AT_ONCE)],
-        ),
-        Trimmed::Logins => (
-            "/* trim */ DELETE FROM login_history WHERE (mailbox_id, device_id, reason, protocol, client_ip, hour) IN \
-             (SELECT mailbox_id, device_id, reason, protocol, client_ip, hour FROM login_history WHERE hour < $1 LIMIT $2)",
-            [limits.logins_before.unix_seconds().div_euclid(3_600).into(), size(TRIM_AT_ONCE)],
-        ),
+    }
+    first_error.map_or(Ok(forgotten), Err)
+}
+
+async fn trim_kind(
+    store: &dyn Store,
+    mut tx: Transaction,
+    what: Trimmed,
+    cursor: &RememberedCursor,
+    limits: &Retention,
+    forgotten: &mut u64,
+) -> Result<()> {
+    for _ in 0..TRIM_ROUNDS {
+        let some = match what {
+            Trimmed::Log => trim_log(&mut tx, limits).await?,
+            Trimmed::PasswordsByCount => {
+                let (some, may_be_more) = trim_by_count(tx, cursor, limits).await?;
+                *forgotten += some;
+                if !may_be_more {
+                    break;
+                }
+                tx = store.begin("trim", Mode::Write).await?;
+                continue;
+            }
+            Trimmed::PasswordsByAge => tx.execute(PASSWORDS_BY_AGE, &[limits.passwords_before.into(), AT_ONCE]).await?,
+            Trimmed::Requests => tx.execute(REQUESTS, &[limits.requests_before.into(), AT_ONCE]).await?,
+            Trimmed::Logins => {
+                let before = limits.logins_before.unix_seconds().div_euclid(3_600);
+                tx.execute(LOGINS, &[before.into(), AT_ONCE]).await?
+            }
+        };
+        tx.commit().await?;
+        *forgotten += some;
+        if some < TRIM_AT_ONCE as u64 {
+            break;
+        }
+        tx = store.begin("trim", Mode::Write).await?;
+    }
+    Ok(())
+}
+
+const AT_ONCE: Value = Value::Int(TRIM_AT_ONCE as i64);
+
+const PASSWORDS_BY_AGE: &str = "/* trim */ UPDATE device SET state = 2, tag = NULL, hash = NULL \
+    WHERE (device_id, generation) IN \
+    (SELECT device_id, generation FROM device WHERE state = 1 AND end_time < $1 ORDER BY end_time LIMIT $2)";
+const REQUESTS: &str = "/* trim */ DELETE FROM request WHERE (caller, request_id) IN \
+    (SELECT caller, request_id FROM request WHERE time < $1 ORDER BY time LIMIT $2)";
+const LOGINS: &str = "/* trim */ DELETE FROM login_history \
+    WHERE (mailbox_id, device_id, reason, protocol, client_ip, hour) IN \
+    (SELECT mailbox_id, device_id, reason, protocol, client_ip, hour FROM login_history \
+    WHERE hour < $1 ORDER BY hour LIMIT $2)";
+
+/// The passwords that ended next after the cursor: the last one's time, and how many.
+const ENDED_NEXT: &str = "/* trim */ SELECT max(end_time), count(*) FROM \
+    (SELECT end_time FROM device WHERE state = 1 AND end_time > $1 ORDER BY end_time LIMIT $2) AS next";
+/// Mailboxes where one has ended in that time, and that remember more than `$3`: one index is asked for the time, and
+/// for each mailbox another.
+const OVER_LIMIT: &str = "/* trim */ SELECT mailbox_id FROM \
+    (SELECT DISTINCT mailbox_id FROM device WHERE state = 1 AND end_time > $1 AND end_time <= $2) AS ended \
+    WHERE (SELECT end_time FROM device WHERE device.mailbox_id = ended.mailbox_id AND state = 1 \
+    ORDER BY end_time DESC LIMIT 1 OFFSET $3) IS NOT NULL";
+const BEYOND_NEWEST: &str = "/* trim */ UPDATE device SET state = 2, tag = NULL, hash = NULL \
+    WHERE mailbox_id = $1 AND state = 1 AND (device_id, generation) NOT IN \
+    (SELECT device_id, generation FROM device WHERE mailbox_id = $1 AND state = 1 \
+    ORDER BY end_time DESC, device_id, generation LIMIT $2)";
+
+/// Forgets passwords beyond the newest of a mailbox, where some have ended since the last time: how many, and whether
+/// there may be more.
+async fn trim_by_count(mut tx: Transaction, cursor: &RememberedCursor, limits: &Retention) -> Result<(u64, bool)> {
+    let after = cursor.0.load(Ordering::Relaxed);
+    let next = |row| {
+        let mut columns = Columns::of(row);
+        Ok((columns.optional_int()?, columns.unsigned::<usize>()?))
     };
-    let forgotten = s.execute(sql, &parameters).await?;
-    s.commit().await?;
-    Ok(forgotten)
+    let (Some(up_to), ended) = tx.one(ENDED_NEXT, &[after.into(), AT_ONCE], next).await? else {
+        return Ok((0, false));
+    };
+    let most = size(limits.passwords_per_mailbox);
+    let mailbox = |row| Ok(MailboxId(Columns::of(row).uuid()?));
+    let over = tx.all(OVER_LIMIT, &[after.into(), up_to.into(), most.clone()], mailbox).await?;
+    let mut forgotten = 0;
+    for mailbox in over {
+        forgotten += tx.execute(BEYOND_NEWEST, &[mailbox.into(), most.clone()]).await?;
+    }
+    tx.commit().await?;
+    let may_be_more = ended >= TRIM_AT_ONCE;
+    let next = if may_be_more { up_to } else { up_to.saturating_sub(ENDED_LATE) };
+    cursor.0.store(next, Ordering::Relaxed);
+    Ok((forgotten, may_be_more))
 }
 
 /// The log's newest row always stays: it is what tells one history from another.
-async fn trim_log(s: &mut dyn Session, limits: &Retention) -> Result<u64> {
+async fn trim_log(tx: &mut Transaction, limits: &Retention) -> Result<u64> {
     let sql = "/* trim */ SELECT max(revision) FROM (SELECT revision FROM change_log \
                WHERE time < $1 AND revision < (SELECT revision FROM change_head WHERE id = 1) ORDER BY revision LIMIT $2) AS oldest";
-    let rows = s.query(sql, &[limits.changes_before.into(), size(TRIM_AT_ONCE)]).await?;
-    let last = rows.into_iter().next().map(|row| Columns::of(row).optional_int()).transpose()?.flatten();
+    let last = tx.one(sql, &[limits.changes_before.into(), AT_ONCE], |row| Columns::of(row).optional_int()).await?;
     let Some(last) = last else {
         return Ok(0);
     };
-    s.execute("/* trim */ UPDATE change_head SET trimmed = $1 WHERE id = 1 AND trimmed < $1", &[last.into()]).await?;
-    s.execute("/* trim */ DELETE FROM session_closing WHERE revision <= $1", &[last.into()]).await?;
-    s.execute("/* trim */ DELETE FROM change_log WHERE revision <= $1", &[last.into()]).await
+    tx.execute("/* trim */ UPDATE change_head SET trimmed = $1 WHERE id = 1 AND trimmed < $1", &[last.into()]).await?;
+    tx.execute("/* trim */ DELETE FROM session_closing WHERE revision <= $1", &[last.into()]).await?;
+    tx.execute("/* trim */ DELETE FROM change_log WHERE revision <= $1", &[last.into()]).await
 }
 
 /// A count or a text that a check answers.

@@ -144,7 +144,7 @@ impl SqliteSession {
 
     /// Hands the connection to a blocking thread and back. If the caller goes away meanwhile, it
     /// goes home from there.
-    async fn run<T: Send + 'static>(
+    pub(super) async fn run<T: Send + 'static>(
         &mut self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T> {

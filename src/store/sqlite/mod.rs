@@ -3,11 +3,13 @@
 
 mod connection;
 mod errors;
+mod import;
 
 use std::{
     fmt,
     fs::{self, File, OpenOptions, TryLockError},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    net::SocketAddr,
+    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -16,20 +18,24 @@ use std::{
 };
 
 use async_trait::async_trait;
+use tracing::info;
 
 use self::connection::{Connections, SqliteSession};
 use super::{
     Finding, Hint, Mode, NewChange, NewMailbox, OpenError, Origin, Result, Retention, Store, Transaction,
-    sql::{Session, Value, changes, events, housekeeping, reads, sessions},
+    migrations::{self, HISTORY, MAKE_HISTORY, Migration, VERSION, migrations},
+    sql::{
+        Session, Value, changes, events,
+        housekeeping::{self, RememberedCursor},
+        reads, sessions,
+    },
 };
-use crate::random::NewId as _;
 use latchkey_core::model::{
     address::Address,
-    change::{Change, Position, Revision, Scope},
-    device::{Device, DeviceKind, DeviceName, Generation, KeyId, Limits, PasswordHash, StoredPassword, Tag},
-    directory::Mailbox,
-    event::{Event, EventKind, LoginCount},
-    id::{DeviceId, EventId, NodeId, OrganizationId},
+    change::{Change, Position, Revision},
+    device::{Generation, KeyId, PasswordHash, StoredPassword},
+    event::LoginCount,
+    id::{DeviceId, NodeId},
     record::MailboxRead,
     session::{Closing, LiveSession, SessionKey},
 };
@@ -41,9 +47,7 @@ const MIB: u64 = 1 << 20;
 /// Free bytes below which an operator is told: the log of one large import, and a day to act.
 const LITTLE_DISK: u64 = 1_024 * MIB;
 
-mod embedded {
-    refinery::embed_migrations!("src/store/sqlite/migrations");
-}
+const MIGRATIONS: [Migration; 5] = migrations!("migrations": 1 "initial", 2 "sessions", 3 "session_reports", 4 "event_scopes", 5 "revocations");
 
 /// See the module.
 pub struct SqliteStore {
@@ -51,8 +55,9 @@ pub struct SqliteStore {
     file: PathBuf,
     /// How far the one process has acknowledged: nobody else reads it, and a restart begins anew.
     acknowledged: AtomicU64,
+    remembered: RememberedCursor,
     /// Held as long as the store: one process at a time.
-    _lock: File,
+    lock: File,
 }
 
 impl SqliteStore {
@@ -65,7 +70,7 @@ impl SqliteStore {
         let lock = lock.map_err(unusable)?;
         match lock.try_lock() {
             Ok(()) => (),
-            Err(TryLockError::WouldBlock) => return Err(OpenError::Locked { folder: folder.to_owned() }),
+            Err(TryLockError::WouldBlock) => return Err(OpenError::Locked { folder: folder.to_owned(), server: server(folder) }),
             Err(TryLockError::Error(cause)) => return Err(unusable(cause)),
         }
         let file = folder.join(FILE);
@@ -73,7 +78,13 @@ impl SqliteStore {
         OpenOptions::new().create(true).append(true).mode(0o600).open(&file).map_err(unusable)?;
         migrate(&file)?;
         let connections = Connections::open(&file).map_err(|error| errors::open(&file, &error))?;
-        Ok(Self { connections: Arc::new(connections), file, acknowledged: AtomicU64::new(0), _lock: lock })
+        Ok(Self {
+            connections: Arc::new(connections),
+            file,
+            acknowledged: AtomicU64::new(0),
+            remembered: RememberedCursor::default(),
+            lock,
+        })
     }
 
     /// Opens a store that is there, and neither makes nor changes it: for who only looks.
@@ -83,12 +94,19 @@ impl SqliteStore {
             return Err(OpenError::NotThere);
         }
         let connection = connection::open_reader(&file).map_err(|error| errors::open(&file, &error))?;
-        let (found, known) = schema(&connection);
+        let (found, known) = (version(&file, &connection)?, migrations::known(&MIGRATIONS));
         if found < known {
             return Err(OpenError::OlderSchema { found, known });
         }
         drop(connection);
         Self::open(folder)
+    }
+
+    /// Writes into the lock's file where the server listens that holds it, for whoever finds it locked.
+    pub fn note_server(&self, address: SocketAddr) -> Result<(), OpenError> {
+        let folder = || self.file.parent().unwrap_or(&self.file).to_owned();
+        let unusable = |cause: std::io::Error| OpenError::DataDirectory { folder: folder(), cause: cause.to_string() };
+        self.lock.set_len(0).and_then(|()| self.lock.write_all_at(format!("{address}\n").as_bytes(), 0)).map_err(unusable)
     }
 
     async fn session(&self, mode: Mode) -> Result<SqliteSession> {
@@ -141,32 +159,7 @@ impl Store for SqliteStore {
     }
 
     async fn import(&self, mailboxes: &[NewMailbox], origin: &Origin) -> Result<Vec<bool>> {
-        let mut tx = Transaction::over(self.session(Mode::Write).await?);
-        let mut made = Vec::with_capacity(mailboxes.len());
-        let mut change = NewChange {
-            nonce: origin.nonce,
-            time: origin.time,
-            scope: Scope::Mailboxes(vec![]),
-            ended: vec![],
-            events: vec![],
-            revocation: None,
-        };
-        let mut keys = Vec::new();
-        for new in mailboxes {
-            let is_new = tx.mailbox(&new.address).await?.is_none();
-            made.push(is_new);
-            if is_new {
-                import_one(&mut tx, new, origin).await?;
-                change.events.push(imported_event(new, origin));
-                keys.push(new.key);
-            }
-        }
-        if !keys.is_empty() {
-            change.scope = Scope::Mailboxes(keys);
-            tx.append_change(&change).await?;
-            tx.commit().await?;
-        }
-        Ok(made)
+        import::import(self.session(Mode::Write).await?, mailboxes, origin).await
     }
 
     async fn join(&self, node: &Node) -> Result<()> {
@@ -238,17 +231,7 @@ impl Store for SqliteStore {
     }
 
     async fn trim(&self, limits: &Retention) -> Result<u64> {
-        let mut forgotten = 0;
-        for what in housekeeping::Trimmed::ALL {
-            for _ in 0..housekeeping::TRIM_ROUNDS {
-                let some = housekeeping::trim(&mut self.session(Mode::Write).await?, what, limits).await?;
-                forgotten += some;
-                if some < housekeeping::TRIM_AT_ONCE as u64 {
-                    break;
-                }
-            }
-        }
-        Ok(forgotten)
+        housekeeping::trim(self, &self.remembered, limits).await
     }
 
     async fn pepper_checks(&self) -> Result<Vec<(KeyId, [u8; 32])>> {
@@ -270,27 +253,26 @@ impl Store for SqliteStore {
         let journal = ask("PRAGMA journal_mode").await?;
         let bytes = fs::metadata(&self.file).map_or(0, |metadata| metadata.len());
         let disk = rustix::fs::statvfs(&self.file).map_or(0, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
-        let (is_sound, is_wal) = (integrity == "ok", journal == "wal");
         Ok(vec![
-            Finding { what: "database", found: format!("SQLite, {} ({} KiB)", self.file.display(), bytes / 1_024), advice: None },
-            Finding {
-                what: "integrity",
-                found: integrity,
-                advice: (!is_sound).then(|| "Stop the server and restore the file from a backup.".to_owned()),
-            },
-            Finding {
-                what: "journal mode",
-                found: journal,
-                advice: (!is_wal).then(|| {
-                    "Write-ahead logging did not work: is the folder on a network file system? Put it on a local disk.".to_owned()
-                }),
-            },
-            Finding {
-                what: "free disk",
-                found: format!("{} MiB", disk / MIB),
-                advice: (disk < LITTLE_DISK)
-                    .then(|| "Make room: when the disk is full, nothing can be changed or revoked.".to_owned()),
-            },
+            Finding::good("database", format!("SQLite, {} ({} KiB)", self.file.display(), bytes / 1_024)),
+            Finding::check(
+                "integrity",
+                integrity.as_str(),
+                integrity == "ok",
+                "Stop the server and restore the file from a backup.",
+            ),
+            Finding::check(
+                "journal mode",
+                journal.as_str(),
+                journal == "wal",
+                "Write-ahead logging did not work: is the folder on a network file system? Put it on a local disk.",
+            ),
+            Finding::check(
+                "free disk",
+                format!("{} MiB", disk / MIB),
+                disk >= LITTLE_DISK,
+                "Make room: when the disk is full, nothing can be changed or revoked.",
+            ),
         ])
     }
 
@@ -305,72 +287,47 @@ impl fmt::Debug for SqliteStore {
     }
 }
 
-/// The schema's version, and the one that this program makes of it.
-fn schema(connection: &rusqlite::Connection) -> (i64, i64) {
-    let runner = embedded::migrations::runner();
-    let known = runner.get_migrations().iter().map(|migration| i64::from(migration.version())).max().unwrap_or(0);
-    let found = connection.query_row("SELECT max(version) FROM refinery_schema_history", [], |row| row.get::<_, Option<i64>>(0));
-    (found.ok().flatten().unwrap_or(0), known)
+/// Where the server listens that holds the lock, as far as it has said so.
+fn server(folder: &Path) -> Option<SocketAddr> {
+    fs::read_to_string(folder.join(LOCK)).ok()?.trim().parse().ok()
+}
+
+/// The schema's version (0: the file is empty). An error if the file is damaged, or another program's.
+fn version(file: &Path, connection: &rusqlite::Connection) -> Result<i64, OpenError> {
+    let failed = |error: rusqlite::Error| errors::open(file, &error);
+    let count = |sql: &str, name: &[&str]| {
+        connection.query_row(sql, rusqlite::params_from_iter(name), |row| row.get::<_, i64>(0)).map_err(failed)
+    };
+    if count("SELECT count(*) FROM sqlite_schema WHERE name = ?1", &[HISTORY])? > 0 {
+        return count(VERSION, &[]);
+    }
+    match count("SELECT count(*) FROM sqlite_schema", &[])? {
+        0 => Ok(0),
+        _ => Err(OpenError::NotOurs(format!("{} is another program's database", file.display()))),
+    }
 }
 
 fn migrate(file: &Path) -> Result<(), OpenError> {
-    let mut connection = connection::open(file).map_err(|error| errors::open(file, &error))?;
-    let (found, known) = schema(&connection);
+    let connection = connection::open(file).map_err(|error| errors::open(file, &error))?;
+    let (found, known) = (version(file, &connection)?, migrations::known(&MIGRATIONS));
     if found > known {
         return Err(OpenError::NewerSchema { found, known });
     }
-    embedded::migrations::runner().run(&mut connection).map_err(|error| OpenError::Migration(error.to_string())).map(drop)
+    let run = |sql: &str| connection.execute_batch(sql).map_err(|error| OpenError::Migration(error.to_string()));
+    if found < known {
+        run(MAKE_HISTORY)?;
+    }
+    for migration in MIGRATIONS.iter().filter(|migration| migration.version > found) {
+        run(&format!("BEGIN IMMEDIATE;\n{}\nCOMMIT;", migration.statements()))?;
+        info!(version = migration.version, name = migration.name, "the database's schema was brought up to date");
+    }
+    Ok(())
 }
 
-async fn import_one(tx: &mut Transaction, new: &NewMailbox, origin: &Origin) -> Result<()> {
-    let mailbox = Mailbox {
-        mailbox_id: new.mailbox_id,
-        address: new.address.clone(),
-        mail_service_id: new.mail_service_id.clone(),
-        // Not a column of the mailbox's.
-        organization_id: OrganizationId::from_store(String::new()),
-        suspended: false,
-        generic_login: true,
-        service_generic_login: true,
-        device_version: 1,
-        create_time: origin.time,
-    };
-    tx.insert_mailbox(&mailbox).await?;
-    let Some((device_id, hash)) = &new.generic else {
-        return Ok(());
-    };
-    let device = Device {
-        device_id: *device_id,
-        mailbox_id: new.mailbox_id,
-        name: DeviceName::from_store(super::GENERIC_NAME.to_owned()),
-        kind: DeviceKind::Generic,
-        generation: 1,
-        user: None,
-        limits: Limits::default(),
-        create_time: origin.time,
-        disconnection: None,
-        last_use: None,
-    };
-    let password = StoredPassword { tag: Tag::Unknown, key: KeyId(0), hash: Some(hash.clone()) };
-    tx.insert_device(&device, &password).await
-}
-
-fn imported_event(new: &NewMailbox, origin: &Origin) -> Event {
-    Event {
-        event_id: EventId::new(origin.time),
-        mailbox_id: Some(new.mailbox_id),
-        mail_service_id: Some(new.mail_service_id.clone()),
-        organization_id: None,
-        user: None,
-        time: origin.time,
-        kind: EventKind::MailboxImported,
-        device_id: None,
-        device_name: String::new(),
-        actor: origin.actor.clone(),
-        caller: origin.caller.clone(),
-        peer: origin.peer.clone(),
-        revision: Revision::default(),
-        detail: String::new(),
-        logins: None,
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn each_migration_file_is_a_version_and_none_is_left_out() {
+        crate::store::migrations::verify_files("sqlite", &super::MIGRATIONS);
     }
 }
