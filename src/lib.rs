@@ -27,6 +27,7 @@ pub mod sockets;
 pub mod store;
 pub mod telemetry;
 pub mod throttle;
+mod tls;
 pub mod upstream;
 
 /// The contract, generated from `proto/`.

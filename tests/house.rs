@@ -42,6 +42,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("lifecycle", 0),
     ("clock", 0),
     ("random", 0),
+    ("tls", 0),
     // The contract, generated: plain types.
     ("proto", 0),
     // The package below all of them.

@@ -116,9 +116,9 @@ fn dovecot_setting(name: &'static str, wanted: &str, advice: &'static str) -> Op
 }
 
 fn well(what: &'static str, found: String) -> Finding {
-    Finding { what, found, advice: None }
+    Finding::good(what, found)
 }
 
 fn unwell(what: &'static str, found: String, advice: &'static str) -> Finding {
-    Finding { what, found, advice: Some(advice.to_owned()) }
+    Finding::problem(what, found, advice)
 }

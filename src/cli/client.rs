@@ -20,7 +20,7 @@ use crate::{
         authorization_client::AuthorizationClient, device_credentials_client::DeviceCredentialsClient,
         directory_client::DirectoryClient,
     },
-    random,
+    random, tls,
 };
 
 /// How long to wait for a connection.
@@ -102,7 +102,7 @@ impl ClientArgs {
         let user_agent = concat!("latchkey-cli/", env!("CARGO_PKG_VERSION"));
         let mut endpoint = endpoint(&self.server, user_agent)?.connect_timeout(CONNECT_TIMEOUT.min(self.timeout));
         if let Some(tls) = files.tls(&[&self.server])? {
-            endpoint = endpoint.tls_config(tls).map_err(|error| Failure::usage(format!("TLS: {error}")))?;
+            endpoint = endpoint.tls_config(tls).map_err(|error| tls_failure(&error))?;
         }
         Ok(Session { output: Output::new(self.json), timeout: self.timeout, channel: endpoint.connect_lazy(), credentials })
     }
@@ -160,6 +160,13 @@ impl CredentialFiles<'_> {
         value.set_sensitive(true);
         Ok(Some(value))
     }
+}
+
+fn tls_failure(error: &tonic::transport::Error) -> Failure {
+    if tls::is_key_of_another(error) {
+        return Failure::usage("the key in --key does not fit the certificate in --certificate");
+    }
+    Failure::usage(format!("--ca, --certificate or --key can't be used: {}", tls::root(error)))
 }
 
 impl Session {

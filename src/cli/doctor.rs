@@ -136,7 +136,8 @@ impl Args {
         }
     }
 
-    /// Of an embedded database that is locked, while the server that was asked is ready: is that the one that holds it?
+    /// Of an embedded database that is locked, while the server that was asked is ready: is that
+    /// the one that holds it?
     async fn in_use(&self, holder: Option<SocketAddr>) -> Finding {
         let Some(holder) = holder else {
             return Finding::note(

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use crate::{config, exit::Exit};
+use crate::{config, exit::Exit, tls};
 
 /// A command that ended otherwise than done.
 #[derive(Debug, thiserror::Error)]
@@ -119,6 +119,13 @@ impl From<Status> for Failure {
                 | "STORE_CANNOT_WRITE"
         );
         failure.is_outcome_unknown = failure.exit == Exit::NoAnswer && !says_so;
+        if is_broken(&status) {
+            failure.advice = Some("Is --server right? If that server expects TLS, write https:// there.".to_owned());
+        }
+        if let Some(mistake) = tls::mistake(&status) {
+            // No call went over that connection.
+            failure = Self { exit: Exit::NoAnswer, ..failure }.with_advice(mistake.advice());
+        }
         failure.details.insert("code".into(), code_name(status.code()).into());
         failure.details.insert("reason".into(), reason.into());
         if !fields.is_empty() {
@@ -148,11 +155,15 @@ fn exit(code: Code) -> Exit {
 
 /// What happened, with each field that the server names.
 pub(super) fn message(status: &Status) -> String {
+    if let Some(mistake) = tls::mistake(status) {
+        return mistake.to_string();
+    }
     let mut message = match status.code() {
         Code::Cancelled | Code::DeadlineExceeded => "no answer in time".to_owned(),
         Code::Unavailable if std::error::Error::source(status).is_some() => {
-            format!("no connection to the server: {}", root(status))
+            format!("no connection to the server: {}", tls::root(status))
         }
+        _ if is_broken(status) => format!("the connection to the server broke: {}", tls::root(status)),
         _ if status.message().is_empty() => code_name(status.code()).to_owned(),
         _ => status.message().to_owned(),
     };
@@ -164,13 +175,9 @@ pub(super) fn message(status: &Status) -> String {
     message
 }
 
-/// The innermost cause: of a failed connection, what the operating system said.
-fn root(status: &Status) -> String {
-    let mut cause: &dyn std::error::Error = status;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
+/// Whether the connection ended without an answer.
+fn is_broken(status: &Status) -> bool {
+    status.message() == "transport error" && std::error::Error::source(status).is_some()
 }
 
 /// What to do. By the server's reason where it has one, else by the code.

@@ -2,7 +2,8 @@
 //! drains.
 
 use std::{
-    future::ready,
+    convert::Infallible,
+    future::{Ready, ready},
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
@@ -79,6 +80,8 @@ pub struct Services {
     pub directory: DirectoryService,
 }
 
+const SERVICES: [&str; 4] = ["", "latchkey.v1.Authorization", "latchkey.v1.DeviceCredentials", "latchkey.v1.Directory"];
+
 /// Tells `grpc.health.v1` whether the server is ready, for `""` and each service.
 #[derive(Clone, Debug)]
 pub struct Health(tonic_health::server::HealthReporter);
@@ -87,9 +90,41 @@ impl Health {
     pub async fn set_ready(&self, ready: bool) {
         use tonic_health::ServingStatus;
         let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
-        for service in ["", "latchkey.v1.Authorization", "latchkey.v1.DeviceCredentials", "latchkey.v1.Directory"] {
+        for service in SERVICES {
             self.0.set_service_status(service, status).await;
         }
+    }
+
+    /// Ends the streams of those who watch it.
+    pub async fn close(mut self) {
+        for service in SERVICES {
+            self.0.clear_service_status(service).await;
+        }
+    }
+}
+
+/// What is served before there are services: health, and for any other call that it is to come
+/// later.
+pub fn waiting_routes() -> (Routes, Health) {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    (Routes::new(health).into_axum_router().fallback_service(Later).into(), Health(reporter))
+}
+
+/// Answers every call that the database can't be reached.
+#[derive(Clone, Copy, Debug)]
+struct Later;
+
+impl<Request> Service<Request> for Later {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Ready<Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _request: Request) -> Self::Future {
+        ready(Ok(status::no_database().into_http()))
     }
 }
 
@@ -221,7 +256,7 @@ mod tests {
             async move {
                 tokio::task::yield_now().await;
                 assert_ne!(panics_at, "later", "as tested");
-                Ok::<_, std::convert::Infallible>(Response::new(Body::empty()))
+                Ok::<_, Infallible>(Response::new(Body::empty()))
             }
         });
         let guard = GuardLayer { places: Arc::new(Semaphore::new(1)) }.layer(service);

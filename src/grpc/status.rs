@@ -117,6 +117,11 @@ pub(super) fn draining() -> Status {
     later("SERVER_DRAINING", "the server is stopping; call again".to_owned())
 }
 
+/// The server has just started, and its database is not there yet.
+pub(super) fn no_database() -> Status {
+    store(&StoreError::Unavailable(String::new()))
+}
+
 /// More calls at a time than the server accepts.
 pub(super) fn overloaded() -> Status {
     let mut details = with_reason("TOO_MANY_CALLS");

@@ -12,6 +12,7 @@ use crate::{
     },
     passwords::imported,
     replication::confirmation::Wait,
+    store::{Mode, Store},
 };
 use latchkey_core::model::{
     Invalid,
@@ -48,8 +49,8 @@ struct Shown {
 }
 
 /// The example has passwords that everybody knows, so it is kept apart from what is real.
-pub(super) async fn refuse_real_data(directory: &Directory) -> anyhow::Result<()> {
-    let organizations = directory.organizations(&who(), None, 2).await?;
+pub(super) async fn refuse_real_data(store: &dyn Store) -> anyhow::Result<()> {
+    let organizations = store.begin("refuse_real_data", Mode::Read).await?.organizations(None, 2).await?;
     if let Some(real) = organizations.iter().find(|organization| organization.organization_id.as_str() != ORGANIZATION) {
         anyhow::bail!(
             "--demo adds mailboxes with passwords that everybody knows, and this database holds the organization {}. \

@@ -3,6 +3,7 @@
 mod demo;
 pub mod replica;
 mod settings;
+mod waiting;
 
 use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
@@ -11,10 +12,9 @@ use futures_util::FutureExt;
 use tokio::{net::TcpListener, sync::oneshot};
 use tracing::{debug, error, info, warn};
 
+use self::replica::Replica;
 pub(super) use self::settings::open_store_as_it_is;
 pub use self::settings::{Args, StoreSettings};
-use self::{replica::Replica, settings::open_store};
-use crate::exit::Exit;
 use crate::{
     clock::SystemClock,
     grpc::{
@@ -31,6 +31,7 @@ use crate::{
     store::{Retention, Store, StoreError},
     telemetry::Telemetry,
 };
+use crate::{exit::Exit, tls};
 use latchkey_core::model::clock::SharedClock;
 
 /// How often something past its time is forgotten.
@@ -84,18 +85,22 @@ pub async fn run(args: &Args, listener: TcpListener, shutdown: impl Future<Outpu
     let telemetry = Telemetry::start(&args.telemetry(), Arc::clone(&clock))?;
     log_panics_without_their_words();
     let policy = caller_policy(args)?;
-    let server = args.server()?;
-    let drain = Drain::new();
-    let store = telemetry.observe(open_store(&args.store).await?);
+    let settings = args.server()?;
+    let mut server = server::builder(&settings, telemetry.rpc_layer()).map_err(|error| tls_problem(&error))?;
+    let mut shutdown = Box::pin(shutdown);
+    let Some(store) = waiting::open_store(&args.store, &settings, &listener, &mut shutdown).await? else {
+        return Ok(());
+    };
+    let store = telemetry.observe(store);
+    if args.demo {
+        demo::refuse_real_data(&*store).await?;
+    }
     let pepper = pepper(&args.store, &*store).await?;
     let hasher = Hasher::new(&pepper, args.hash_cost()).context("--argon2-…")?;
     let hashing = Arc::new(HashingPool::new(hasher, Arc::clone(&clock), args.hashing()));
     let replica = Replica::assemble(Arc::clone(&store), &pepper, hashing, Arc::clone(&clock), args.replica());
     let address = listener.local_addr()?;
-    if args.demo {
-        demo::refuse_real_data(&replica.directory).await?;
-    }
-
+    let drain = Drain::new();
     let to_drain = drain.clone();
     tokio::spawn(async move {
         shutdown.await;
@@ -116,10 +121,7 @@ pub async fn run(args: &Args, listener: TcpListener, shutdown: impl Future<Outpu
     let (routes, health) = server::routes(services, &policy).context("the contract can't be reflected")?;
     health.set_ready(false).await;
     run_for_ever("readiness", report_readiness(health.clone(), replica.feed.health(), drain.clone()));
-    let server = server::builder(&server, telemetry.rpc_layer())
-        .context("--tls-certificate, --tls-key or --tls-client-ca can't be used: they must be PEM, and belong together")?
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(server::incoming(listener), drained(drain.clone()));
+    let server = server.add_routes(routes).serve_with_incoming_shutdown(server::incoming(listener), drained(drain.clone()));
     tokio::select! {
         served = server => served.context("the server failed")?,
         Err(problem) = announce(args, &replica, address) => return Err(problem),
@@ -141,6 +143,18 @@ async fn announce(args: &Args, replica: &Replica, address: SocketAddr) -> anyhow
     info!(%address, store = replica.store.system(), "serving");
     notify_service_manager("READY=1");
     Ok(())
+}
+
+/// Why the TLS files can't be used, by the flag that names the one.
+fn tls_problem(error: &tonic::transport::Error) -> anyhow::Error {
+    if tls::is_key_of_another(error) {
+        return anyhow::anyhow!("the key in --tls-key does not fit the certificate in --tls-certificate");
+    }
+    anyhow::anyhow!(
+        "--tls-certificate, --tls-key or --tls-client-ca can't be used: they must be PEM, a certificate (its own one first) \
+         and its private key: {}",
+        tls::root(error)
+    )
 }
 
 /// A panic's words may hold what was being handled: its place is enough.

@@ -149,6 +149,18 @@ impl StoreSettings {
         Some(PostgresSettings { url, ca: self.database_ca.clone(), connections: self.database_connections })
     }
 
+    /// Opens the store, for a server that listens on this address.
+    pub(super) async fn open(&self, address: SocketAddr) -> anyhow::Result<Arc<dyn Store>> {
+        Ok(match self.postgres() {
+            None => {
+                let store = SqliteStore::open(&self.data_dir)?;
+                store.note_server(address)?;
+                Arc::new(store)
+            }
+            Some(postgres) => Arc::new(PostgresStore::open(&postgres).await?),
+        })
+    }
+
     /// Whether the data directory of an embedded database is not there yet; nothing was ever stored
     /// then.
     pub fn is_new(&self) -> bool {
@@ -158,14 +170,6 @@ impl StoreSettings {
     pub fn pepper_file(&self) -> PathBuf {
         self.pepper_file.clone().unwrap_or_else(|| self.data_dir.join("pepper"))
     }
-}
-
-/// Opens the store that the settings name.
-pub(super) async fn open_store(settings: &StoreSettings) -> anyhow::Result<Arc<dyn Store>> {
-    Ok(match settings.postgres() {
-        None => Arc::new(SqliteStore::open(&settings.data_dir)?),
-        Some(postgres) => Arc::new(PostgresStore::open(&postgres).await?),
-    })
 }
 
 /// The same, for who only looks: nothing is made, and no schema changed.

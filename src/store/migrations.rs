@@ -1,5 +1,5 @@
-//! The schema's versions. Each is a file of SQL that runs once, in a transaction with its row in the table of those that
-//! have run.
+//! The schema's versions. Each is a file of SQL that runs once, in a transaction with its row in
+//! the table of those that have run.
 
 use latchkey_core::model::clock::Clock;
 

@@ -48,8 +48,8 @@ pub enum TelemetryError {
     Export(String),
 }
 
-/// What libraries log by default. Their lower levels print whole headers, a token among them, so `--log trace` does
-/// not reach them: name one to get it.
+/// What libraries log by default. Their lower levels print whole headers, a token among them, so
+/// `--log trace` does not reach them: name one to get it.
 const QUIET: &str = "h2=warn,hyper=warn,tonic=warn,tower=warn,rustls=warn";
 
 /// What runs for logs and exports.

@@ -19,6 +19,7 @@ on_each_store!(
     a_drain_answers_what_is_under_way_and_ends_streams,
     a_second_signal_ends_it_at_once,
     the_database_knows_its_pepper,
+    no_log_line_of_a_fresh_start_holds_a_path_of_the_build,
 );
 
 async fn what_was_answered_survives_a_crash(store: StoreKind) {
@@ -130,13 +131,18 @@ async fn a_data_directory_that_cannot_be_used_is_told_with_what_to_do() {
     assert!(problem.contains("backup"), "{problem}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_is_down_is_told_with_what_to_do() {
-    let ground = Ground::new(StoreKind::Sqlite).await;
-    let url = "postgres://latchkey:s3cret@127.0.0.1:1/latchkey";
-    let Err(problem) = Server::start(ground.command(&["--database-url", url])) else { panic!("nobody is there") };
-    assert!(problem.contains("--database-url") && problem.contains("running"), "{problem}");
-    assert!(!problem.contains("s3cret"), "{problem}");
+/// What libraries log would name the file that logs it, where it was built.
+async fn no_log_line_of_a_fresh_start_holds_a_path_of_the_build(store: StoreKind) {
+    let ground = Ground::new(store).await;
+    let server = ground.start_with(&["--log", "debug"]);
+    while !server.log().contains("logins are served") {
+        tokio::task::yield_now().await;
+    }
+    let log = server.log();
+    assert!(log.contains("schema was brought up to date"), "{log}");
+    for path in [env!("CARGO_MANIFEST_DIR"), "registry/src", "/rustc/"] {
+        assert!(!log.contains(path), "{path} stands in {log}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -152,7 +158,7 @@ async fn a_database_that_goes_away_costs_no_login_its_answer_and_is_never_a_deni
     let mut cluster = Cluster::start(&[]).await;
     let database = cluster.database().await;
     let ground = Ground { folder: tempfile::tempdir().expect("a folder"), database: Some(database) };
-    let server = ground.start_with(&["--lease", "2s"]);
+    let server = ground.start_with(&["--lease", "6s"]);
     let mut world = World::on(ground, server).await;
     let (_, password) = world.add("Phone").await;
     assert_eq!(world.reason(&password).await, Reason::Ok);

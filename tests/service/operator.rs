@@ -67,11 +67,51 @@ async fn tls_settings_are_checked_as_merged_from_file_and_flags() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn each_mistake_with_tls_has_a_sentence_of_its_own() {
+    let ground = Ground::new(StoreKind::Sqlite).await;
+    let at = |name: &str| ground.folder.path().join(name).display().to_string();
+    let (key, another) = (rcgen::KeyPair::generate().expect("a key"), rcgen::KeyPair::generate().expect("a key"));
+    let params = rcgen::CertificateParams::new(["localhost".to_owned()]).expect("a name");
+    let (certificate_file, key_file, another_file) = (at("server.pem"), at("server.key"), at("another.key"));
+    std::fs::write(&certificate_file, params.self_signed(&key).expect("signed").pem()).expect("written");
+    std::fs::write(&key_file, key.serialize_pem()).expect("written");
+    std::fs::write(&another_file, another.serialize_pem()).expect("written");
+
+    let flags = ["--tls-certificate", &certificate_file, "--tls-key", &another_file];
+    let Err(problem) = Server::start(ground.command(&flags)) else { panic!("the key is another's") };
+    assert!(problem.contains("--tls-key does not fit the certificate in --tls-certificate"), "{problem}");
+    assert!(!ground.data_dir().exists(), "nothing was made");
+
+    let asked = |url: &str, more: &[&str]| {
+        let (exit, _, problem) = latchkey(&[&["organization", "list", "--server", url][..], more].concat());
+        (exit, problem)
+    };
+    let plaintext = ground.start();
+    let https = format!("https://localhost:{}", plaintext.address.rsplit(':').next().expect("a port"));
+    let (exit, problem) = asked(&https, &["--ca", &certificate_file]);
+    assert!(exit == 3 && problem.contains("does not speak TLS") && problem.contains("http://"), "{exit} {problem}");
+    let identity = ["--ca", &certificate_file, "--certificate", &certificate_file, "--key", &another_file];
+    let (exit, problem) = asked(&https, &identity);
+    assert!(exit == 2 && problem.contains("--key does not fit the certificate in --certificate"), "{exit} {problem}");
+    drop(plaintext);
+
+    let tls = ground.start_with(&["--tls-certificate", &certificate_file, "--tls-key", &key_file]);
+    let (exit, problem) = asked(&tls.url(), &[]);
+    assert!(exit == 3 && problem.contains("TLS") && !problem.contains("transport error"), "{exit} {problem}");
+    assert!(problem.contains("https://"), "{exit} {problem}");
+    let https = format!("https://localhost:{}", tls.address.rsplit(':').next().expect("a port"));
+    let (exit, problem) = asked(&https, &[]);
+    assert!(exit == 3 && problem.contains("--ca"), "{exit} {problem}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_demo_does_not_mix_with_real_data() {
     let World { server, ground, .. } = World::new(StoreKind::Sqlite).await;
     drop(server);
+    std::fs::rename(ground.data_dir().join("pepper"), ground.folder.path().join("kept")).expect("moved");
     let Err(problem) = Server::start(ground.command(&["--demo"])) else { panic!("it mixed") };
-    assert!(problem.contains("acme") && problem.contains("--data-dir"), "{problem}");
+    assert!(problem.contains("acme") && problem.contains("--data-dir"), "refused before the pepper is looked for: {problem}");
+    std::fs::rename(ground.folder.path().join("kept"), ground.data_dir().join("pepper")).expect("moved back");
     let server = ground.start();
     let (exit, out, _) = server.latchkey(&["organization", "list", "--json"], "");
     assert_eq!(exit, 0);

@@ -81,7 +81,8 @@ fn a_file_that_is_no_database_is_refused_and_left_as_it_is() {
     assert_eq!(fs::read_to_string(&file).expect("readable"), letter);
 }
 
-/// Nobody takes a database that can't be read for an empty one, nor puts tables into another program's.
+/// Nobody takes a database that can't be read for an empty one, nor puts tables into another
+/// program's.
 #[test]
 fn a_damaged_database_and_another_programs_are_told_from_an_empty_one() {
     let folder = tempdir().expect("a folder");

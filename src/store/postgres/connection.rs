@@ -12,7 +12,8 @@ use tracing::{debug, warn};
 use super::{errors, notify::Hints, pooled::Notices, settings::PostgresSettings, tls};
 use crate::store::OpenError;
 
-/// For one statement, and for one lock, by the server. Set once connected: a pooler takes no options before.
+/// For one statement, and for one lock, by the server. Set once connected: a pooler takes no
+/// options before.
 const LIMITS: &str = "SET statement_timeout = 5000; SET lock_timeout = 2000; SET idle_in_transaction_session_timeout = 30000";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// For a place in the pool.

@@ -97,7 +97,8 @@ pub(super) fn pool(error: &PoolError) -> StoreError {
     StoreError::Unavailable("there is no connection".to_owned())
 }
 
-/// A server that stops, starts, or has no place left is out of reach for now; one that says anything else has refused.
+/// A server that stops, starts, or has no place left is out of reach for now; one that says
+/// anything else has refused.
 pub(super) fn open(error: &PoolError) -> OpenError {
     let state = match error {
         PoolError::Backend(error) => error.code(),

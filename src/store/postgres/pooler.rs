@@ -3,19 +3,16 @@
 use deadpool_postgres::Object;
 use tokio_postgres::SimpleQueryMessage;
 
-use super::{
-    connection::Connections,
-    errors,
-    pooled::ANSWER_TIMEOUT,
-};
+use super::{connection::Connections, errors, pooled::ANSWER_TIMEOUT};
 use crate::store::OpenError;
 
-/// Which process of the server answers. Over the simple protocol: prepared statements are among what such a pooler breaks.
+/// Which process of the server answers. Over the simple protocol: prepared statements are among
+/// what such a pooler breaks.
 const WHO: &str = "SELECT pg_backend_pid()::TEXT";
 
-/// An error unless a connection keeps its session between its transactions. Two are open: one whose transaction has
-/// ended, and one in a transaction. Through a pooler that shares, the second is likely to get what the first had; if not,
-/// the first gets another one the next time.
+/// An error unless a connection keeps its session between its transactions. Two are open: one whose
+/// transaction has ended, and one in a transaction. Through a pooler that shares, the second is
+/// likely to get what the first had; if not, the first gets another one the next time.
 pub(super) async fn refuse_shared_sessions(connections: &Connections) -> Result<(), OpenError> {
     let get = async |pool: &deadpool_postgres::Pool| pool.get().await.map_err(|error| errors::open(&error));
     let first = get(&connections.shared).await?;

@@ -1,4 +1,5 @@
-//! The schema's version, and how it is brought up to date: by one replica at a time, and never without an end.
+//! The schema's version, and how it is brought up to date: by one replica at a time, and never
+//! without an end.
 
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use crate::store::{
     migrations::{self, HISTORY, MAKE_HISTORY, Migration, VERSION, migrations},
 };
 
-const MIGRATIONS: [Migration; 5] = migrations!("migrations": 1 "initial", 2 "sessions", 3 "session_reports", 4 "event_scopes", 5 "revocations");
+const MIGRATIONS: [Migration; 5] =
+    migrations!("migrations": 1 "initial", 2 "sessions", 3 "session_reports", 4 "event_scopes", 5 "revocations");
 
 /// An arbitrary number, the same in every version. Held until the connection ends.
 const LOCK: &str = "SET lock_timeout = 20000; SET statement_timeout = 20000; SELECT pg_advisory_lock(7305808869231650145)";

@@ -27,7 +27,8 @@ use latchkey_core::{
 const TRIM_AT_ONCE: usize = 5_000;
 /// Rounds of one kind, so that a trim has an end; the next one goes on.
 const TRIM_ROUNDS: usize = 100;
-/// In microseconds: by how much later than others of its time an end may be committed, since replicas' clocks differ.
+/// In microseconds: by how much later than others of its time an end may be committed, since
+/// replicas' clocks differ.
 const ENDED_LATE: i64 = 600_000_000;
 
 /// Written anew if the row is there: one whose commit has no known outcome must be committed once
@@ -131,7 +132,8 @@ pub(in crate::store) async fn upgrade_password(
     Ok(Some(revision))
 }
 
-/// What is forgotten, each kind in transactions of its own: so the log's head is locked for a moment only.
+/// What is forgotten, each kind in transactions of its own: so the log's head is locked for a
+/// moment only.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Trimmed {
     Log,
@@ -145,8 +147,8 @@ impl Trimmed {
     const ALL: [Self; 5] = [Self::Log, Self::PasswordsByAge, Self::PasswordsByCount, Self::Requests, Self::Logins];
 }
 
-/// Up to which time ended passwords were counted, mailbox by mailbox: a trim looks only at mailboxes where one has ended
-/// since. A fresh process counts once from the beginning.
+/// Up to which time ended passwords were counted, mailbox by mailbox: a trim looks only at
+/// mailboxes where one has ended since. A fresh process counts once from the beginning.
 #[derive(Default)]
 pub(in crate::store) struct RememberedCursor(AtomicI64);
 
@@ -217,8 +219,8 @@ const LOGINS: &str = "/* trim */ DELETE FROM login_history \
 /// The passwords that ended next after the cursor: the last one's time, and how many.
 const ENDED_NEXT: &str = "/* trim */ SELECT max(end_time), count(*) FROM \
     (SELECT end_time FROM device WHERE state = 1 AND end_time > $1 ORDER BY end_time LIMIT $2) AS next";
-/// Mailboxes where one has ended in that time, and that remember more than `$3`: one index is asked for the time, and
-/// for each mailbox another.
+/// Mailboxes where one has ended in that time, and that remember more than `$3`: one index is asked
+/// for the time, and for each mailbox another.
 const OVER_LIMIT: &str = "/* trim */ SELECT mailbox_id FROM \
     (SELECT DISTINCT mailbox_id FROM device WHERE state = 1 AND end_time > $1 AND end_time <= $2) AS ended \
     WHERE (SELECT end_time FROM device WHERE device.mailbox_id = ended.mailbox_id AND state = 1 \
@@ -228,8 +230,8 @@ const BEYOND_NEWEST: &str = "/* trim */ UPDATE device SET state = 2, tag = NULL,
     (SELECT device_id, generation FROM device WHERE mailbox_id = $1 AND state = 1 \
     ORDER BY end_time DESC, device_id, generation LIMIT $2)";
 
-/// Forgets passwords beyond the newest of a mailbox, where some have ended since the last time: how many, and whether
-/// there may be more.
+/// Forgets passwords beyond the newest of a mailbox, where some have ended since the last time: how
+/// many, and whether there may be more.
 async fn trim_by_count(mut tx: Transaction, cursor: &RememberedCursor, limits: &Retention) -> Result<(u64, bool)> {
     let after = cursor.0.load(Ordering::Relaxed);
     let next = |row| {

@@ -47,7 +47,8 @@ const MIB: u64 = 1 << 20;
 /// Free bytes below which an operator is told: the log of one large import, and a day to act.
 const LITTLE_DISK: u64 = 1_024 * MIB;
 
-const MIGRATIONS: [Migration; 5] = migrations!("migrations": 1 "initial", 2 "sessions", 3 "session_reports", 4 "event_scopes", 5 "revocations");
+const MIGRATIONS: [Migration; 5] =
+    migrations!("migrations": 1 "initial", 2 "sessions", 3 "session_reports", 4 "event_scopes", 5 "revocations");
 
 /// See the module.
 pub struct SqliteStore {
@@ -102,7 +103,8 @@ impl SqliteStore {
         Self::open(folder)
     }
 
-    /// Writes into the lock's file where the server listens that holds it, for whoever finds it locked.
+    /// Writes into the lock's file where the server listens that holds it, for whoever finds it
+    /// locked.
     pub fn note_server(&self, address: SocketAddr) -> Result<(), OpenError> {
         let folder = || self.file.parent().unwrap_or(&self.file).to_owned();
         let unusable = |cause: std::io::Error| OpenError::DataDirectory { folder: folder(), cause: cause.to_string() };
@@ -292,7 +294,8 @@ fn server(folder: &Path) -> Option<SocketAddr> {
     fs::read_to_string(folder.join(LOCK)).ok()?.trim().parse().ok()
 }
 
-/// The schema's version (0: the file is empty). An error if the file is damaged, or another program's.
+/// The schema's version (0: the file is empty). An error if the file is damaged, or another
+/// program's.
 fn version(file: &Path, connection: &rusqlite::Connection) -> Result<i64, OpenError> {
     let failed = |error: rusqlite::Error| errors::open(file, &error);
     let count = |sql: &str, name: &[&str]| {
