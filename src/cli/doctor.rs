@@ -228,7 +228,6 @@ impl Args {
 
 /// The settings that `latchkey agent --config FILE` would run with here, variables of the
 /// environment included.
-/// included.
 fn agent_settings(command: Command, file: &Path) -> Result<agent::Args, String> {
     let arguments: [OsString; 4] = ["latchkey".into(), "agent".into(), config::FLAG.into(), file.into()];
     let command = config::with_file(command, &arguments).map_err(|problem| problem.to_string())?;

@@ -85,6 +85,13 @@ impl Postfix {
     }
 }
 
+impl Drop for Postfix {
+    /// What `start-fg` started is a child of it, and does not end with it.
+    fn drop(&mut self) {
+        let _ = Command::new("postfix").arg("-c").arg(self.folder.path().join("etc")).arg("stop").output();
+    }
+}
+
 /// A replica, an agent and Postfix.
 struct Host {
     world: World,
