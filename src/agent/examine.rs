@@ -38,7 +38,7 @@ pub(crate) async fn examine(args: &Args) -> Vec<Finding> {
             findings.push(socket("policy socket", path, None).await);
         }
     }
-    for path in args.dovecot_login_listen.iter().chain(&args.dovecot_master_listen) {
+    if let Some(path) = &args.dovecot_master_listen {
         findings.push(socket("dovecot socket", path, None).await);
     }
     for (name, wanted, advice) in DOVECOT {

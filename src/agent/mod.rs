@@ -45,7 +45,6 @@ use latchkey_core::model::secret::Secret;
 #[derive(Debug, Default)]
 pub struct Listeners {
     pub sasl: Vec<(Listener, ClientKind)>,
-    pub dovecot_login: Option<Listener>,
     pub dovecot_master: Option<Listener>,
     pub http: Option<TcpListener>,
     pub policy: Vec<Listener>,
@@ -77,13 +76,15 @@ impl Listeners {
     /// Binds what the settings name.
     pub async fn bind(args: &Args) -> anyhow::Result<Self> {
         let mut listeners = Self::default();
+        anyhow::ensure!(
+            args.dovecot_login_listen.is_none(),
+            "--dovecot-login-listen: the agent does not take the place of Dovecot's authentication server. Have its Lua passdb ask \
+             --http-listen, and its mail processes --dovecot-master-listen: see deploy/dovecot"
+        );
         for SaslListen { place, client } in &args.sasl_listen {
             listeners.sasl.push((bind("--sasl-listen", place).await?, *client));
         }
         let unix = |path: &PathBuf| Place::Unix { path: path.clone(), mode: DEFAULT_MODE };
-        if let Some(path) = &args.dovecot_login_listen {
-            listeners.dovecot_login = Some(bind("--dovecot-login-listen", &unix(path)).await?);
-        }
         if let Some(path) = &args.dovecot_master_listen {
             listeners.dovecot_master = Some(bind("--dovecot-master-listen", &unix(path)).await?);
         }
@@ -199,7 +200,7 @@ fn http_settings(args: &Args, secret: Option<Secret>, upstream: &Arc<Upstream>) 
 
 /// Starts each door as a task that never ends.
 fn start_doors(args: &Args, host: &Host, listeners: Listeners) -> Counts {
-    let Listeners { sasl, dovecot_login: _, dovecot_master: _, http: _, policy } = listeners;
+    let Listeners { sasl, dovecot_master: _, http: _, policy } = listeners;
     let counts = Counts::default();
     let (logins, report) = SmtpLogins::new(Arc::clone(&host.authority), Arc::clone(&host.closers), Arc::clone(&host.clock));
     run_for_ever("refusals", report);

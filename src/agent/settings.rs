@@ -60,7 +60,8 @@ pub struct Args {
     /// Several times
     #[arg(long, value_name = "SOCKET", env = "LATCHKEY_SASL_LISTEN", value_delimiter = ' ', value_parser = sasl_listen)]
     pub sasl_listen: Vec<SaslListen>,
-    /// Be Dovecot's authentication server for its login processes, at this Unix socket
+    /// Refused: Dovecot keeps its own authentication server, which asks the agent by --http-listen
+    /// (see deploy/dovecot)
     #[arg(long, value_name = "PATH", env = "LATCHKEY_DOVECOT_LOGIN_LISTEN")]
     pub dovecot_login_listen: Option<PathBuf>,
     /// Stand between Dovecot's mail processes and its authentication server, at this Unix socket,

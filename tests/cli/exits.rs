@@ -140,3 +140,11 @@ fn doctor_says_of_a_mail_host_what_would_undo_a_revocation() {
         assert!(ran.out.contains(found), "{found}: {ran:?}");
     }
 }
+
+#[test]
+fn an_agent_that_is_to_replace_dovecots_authentication_server_says_what_to_do_instead() {
+    let arguments = ["agent", "--server", "http://127.0.0.1:9", "--dovecot-login-listen", "/nowhere/login"];
+    let ran = run(latchkey(&arguments), "");
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.err.contains("--dovecot-login-listen: ") && ran.err.contains("--dovecot-master-listen"), "{ran:?}");
+}

@@ -24,7 +24,7 @@ use crate::world::ADDRESS;
 
 /// Nothing here takes longer.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// From the call that disconnects to the last session's end, on a machine that does other things too.
+/// From the call that disconnects to the last session's end, on a machine that does more besides.
 const BOUND: Duration = Duration::from_secs(3);
 const LOOK: Duration = Duration::from_millis(10);
 
