@@ -168,7 +168,7 @@ async fn a_history_that_went_back_is_noticed_and_what_it_lost_is_revoked_once_mo
     primary.kill();
     behind.resume().await;
     // While the lease runs they are judged as of before; never otherwise than as denied.
-    while !world.server.log().contains("DATABASE HAS LOST CHANGES") || !world.server.log().contains("revoked again") {
+    while !world.server.log().contains("DATABASE HAS LOST CHANGES") || !world.server.log().contains("revoking again") {
         for password in [&phone_password, &laptop_password] {
             answered(&world.server, password, true).await;
         }
