@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use self::{
-    process::{Process, boot_id},
+    process::{NoProcess, Process, boot_id},
     record::Record,
 };
 use crate::authority::{Host, NoAnswer, SessionNumber, Standing, TooManySessions};
@@ -182,6 +182,11 @@ impl Inner {
         }
         let process = match Process::reopen(record.process) {
             Ok(process) => process,
+            Err(NoProcess::System(cause)) => {
+                // Its record stays, so that the next start can try again.
+                error!(pid, %cause, "a session that was open before the agent's start cannot be watched, and is not closed");
+                return true;
+            }
             Err(cause) => {
                 debug!(pid, %cause, "a session has ended while no agent ran");
                 return false;
@@ -210,7 +215,11 @@ impl Inner {
             return Err(Refusal::Ended(reason));
         }
         let released = CancellationToken::new();
-        self.lock().insert(record.process.pid, Open { number, released: released.clone() });
+        let before = self.lock().insert(record.process.pid, Open { number, released: released.clone() });
+        // Of another client that the process was asked for at the same time.
+        if let Some(before) = before {
+            self.end(&before);
+        }
         let inner = Arc::clone(self);
         tokio::spawn(async move {
             tokio::select! {
@@ -221,16 +230,29 @@ impl Inner {
         Ok(())
     }
 
+    /// The process of this very session has ended.
     fn ended(&self, pid: i32, number: SessionNumber) {
-        if self.lock().get(&pid).is_some_and(|open| open.number == number) {
-            self.release(pid);
+        let open = {
+            let mut all = self.lock();
+            if all.get(&pid).is_none_or(|open| open.number != number) {
+                return;
+            }
+            all.remove(&pid)
+        };
+        if let Some(open) = open {
+            self.forget_record(pid);
+            self.end(&open);
         }
     }
 
     fn release(&self, pid: i32) {
         let Some(open) = self.lock().remove(&pid) else { return };
-        open.released.cancel();
         self.forget_record(pid);
+        self.end(&open);
+    }
+
+    fn end(&self, open: &Open) {
+        open.released.cancel();
         self.host.authority.closed(open.number);
         self.host.closers.forget(open.number);
     }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Request, Status, Streaming};
 use tracing::{debug, info, warn};
@@ -108,7 +108,8 @@ impl Upstream {
     }
 
     async fn hear_all(&self, mut messages: Streaming<proto::WatchResponse>, to_send: ToSend) -> Ended {
-        let mut pause = Duration::ZERO;
+        // Outside the loop: a host that is never idle renews its lease all the same.
+        let mut next_poll = Instant::now();
         let why = loop {
             let todo = tokio::select! {
                 message = messages.next() => match message {
@@ -116,9 +117,9 @@ impl Upstream {
                     Some(Err(status)) => return status.into(),
                     None => return Ended::Closed,
                 },
-                () = tokio::time::sleep(pause) => {
-                    let (todo, next) = self.host.poll();
-                    pause = next;
+                () = tokio::time::sleep_until(next_poll) => {
+                    let (todo, pause) = self.host.poll();
+                    next_poll = Instant::now() + pause;
                     todo
                 }
                 () = self.stopping.cancelled() => self.host.stop(),

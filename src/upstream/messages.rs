@@ -45,17 +45,22 @@ pub(super) fn attempt(attempt: &Attempt, stream_key: Option<StreamKey>) -> proto
 }
 
 /// What a replica answered to a login. A reason that this version does not know is a denial all the
-/// same.
-pub(super) fn reply(answer: &proto::AuthenticateResponse) -> Reply {
-    let session =
-        (answer.decision() == proto::Decision::Allow).then(|| Session::decode("session", &answer.session)).and_then(Result::ok);
-    let reason = match (&session, Reason::from_number(answer.reason.into())) {
-        (Some(_), _) => Reason::Ok,
-        (None, Some(Reason::Ok) | None) => Reason::WrongPassword,
-        (None, Some(reason)) => reason,
-    };
-    let record = session.as_ref().and_then(|session| record(session.password, answer.cache.as_ref()?));
-    Reply { reason, session, revision: Revision(answer.revision), record }
+/// same; what is neither a denial nor an admission that can be read is no answer.
+pub(super) fn reply(answer: &proto::AuthenticateResponse) -> Result<Reply, Status> {
+    let revision = Revision(answer.revision);
+    match answer.decision() {
+        proto::Decision::Allow => {
+            let session = Session::decode("session", &answer.session)
+                .map_err(|_| Status::internal("the replica allows a login with a session that this version cannot read"))?;
+            let record = answer.cache.as_ref().and_then(|cache| record(session.password, cache));
+            Ok(Reply { reason: Reason::Ok, session: Some(session), revision, record })
+        }
+        proto::Decision::Deny => {
+            let reason = Reason::from_number(answer.reason.into()).filter(|reason| *reason != Reason::Ok);
+            Ok(Reply { reason: reason.unwrap_or(Reason::WrongPassword), session: None, revision, record: None })
+        }
+        proto::Decision::Unspecified => Err(Status::internal("the replica has not decided")),
+    }
 }
 
 pub(super) fn standing(answer: &proto::CheckSessionResponse) -> Standing {
@@ -223,4 +228,28 @@ fn time(time: prost_types::Timestamp) -> Timestamp {
 
 fn service(key: &[u8]) -> Option<ServiceKey> {
     key.try_into().ok().map(|key| ServiceKey(u64::from_be_bytes(key)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_denial_is_a_denial() {
+        let answer = |decision: i32, reason: i32, session: &[u8]| proto::AuthenticateResponse {
+            decision,
+            reason,
+            session: session.to_vec(),
+            ..Default::default()
+        };
+        let (allow, deny) = (proto::Decision::Allow as i32, proto::Decision::Deny as i32);
+        for (decision, session) in [(allow, &b"of a newer version"[..]), (allow, b""), (0, b""), (77, b"")] {
+            assert!(reply(&answer(decision, 1, session)).is_err(), "{decision}");
+        }
+        let denied = reply(&answer(deny, 4, b"")).expect("a denial");
+        assert_eq!((denied.reason, denied.session), (Reason::DeviceDisconnected, None));
+        for reason in [0, 1, 77] {
+            assert_eq!(reply(&answer(deny, reason, b"")).expect("a denial").reason, Reason::WrongPassword);
+        }
+    }
 }

@@ -224,11 +224,8 @@ impl Upstream {
             let key = question.stream_key().filter(|_| is_followed);
             let mut client = self.client(replica);
             let answer = in_time(client.authenticate(messages::attempt(attempt, key))).await;
-            match answer {
-                Ok(answer) => {
-                    let reply = messages::reply(&answer.into_inner());
-                    return Ok(self.host.answered(question, attempt, reply, is_followed));
-                }
+            match answer.and_then(|answer| messages::reply(&answer.into_inner())) {
+                Ok(reply) => return Ok(self.host.answered(question, attempt, reply, is_followed)),
                 Err(status) if status.code() == Code::InvalidArgument => {
                     return Err(NoAnswer::Malformed(status.message().to_owned()));
                 }

@@ -42,6 +42,7 @@ on_each_store!(
     a_watcher_that_is_cut_off_for_too_long_closes_its_sessions_if_it_is_told_to,
     limits_are_judged_on_the_mail_host_too,
     a_mail_host_that_has_stopped_is_waited_for_by_nobody,
+    a_mail_host_that_is_never_idle_renews_its_lease,
 );
 
 /// A watcher, and the sessions that it was told to close.
@@ -374,6 +375,25 @@ async fn a_mail_host_that_has_stopped_is_waited_for_by_nobody(store: StoreKind) 
     assert!(!host.upstream.has_lease());
     let revoked = tokio::time::timeout(Duration::from_secs(20), world.disconnect(&phone)).await;
     assert_eq!(revoked.expect("nobody is waited for").state(), State::Effective);
+}
+
+async fn a_mail_host_that_is_never_idle_renews_its_lease(store: StoreKind) {
+    let mut world = World::with(store, &["--lease", "2s"]).await;
+    let (_, password) = world.add("Phone").await;
+    let host = Host::start(&[&world.server]).await;
+    let session = host.login(&password).await.admission.expect("allowed").session;
+    let busy = async {
+        let (mut renewals, mut granted) = (0, host.upstream.granted_from());
+        while renewals < 3 {
+            let number = host.upstream.opened(opening(session.clone())).expect("there is room");
+            host.upstream.closed(number);
+            let now = host.upstream.granted_from();
+            renewals += usize::from(now != granted);
+            granted = now;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), busy).await.expect("it renews its lease meanwhile");
 }
 
 /// Several replicas over one database: a revocation on one holds on all, and at their watchers.

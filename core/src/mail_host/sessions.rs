@@ -43,6 +43,8 @@ struct Open {
     opening: Opening,
     /// It is to close. With the change that was the cause; 0 if none was, or it is not known.
     closing_for: Option<Revision>,
+    /// Its mail server refuses its commands, though no change has arrived yet that is the cause.
+    is_refused: bool,
 }
 
 impl Default for Sessions {
@@ -94,14 +96,14 @@ impl Sessions {
         let number = self.last_number;
         let ended = self.end_of(&opening.session);
         self.by_device.entry(opening.session.password.device_id).or_default().push(number);
-        self.open.insert(number, Open { opening, closing_for: None });
+        self.open.insert(number, Open { opening, closing_for: None, is_refused: false });
         self.report(Report::Opened(number));
         Ok((number, ended.and_then(|(reason, cause)| self.close(number, reason, cause))))
     }
 
     /// A session has ended, for whatever reason.
     pub(super) fn closed(&mut self, number: SessionNumber) {
-        let Some(Open { opening, closing_for }) = self.open.remove(&number) else {
+        let Some(Open { opening, closing_for, .. }) = self.open.remove(&number) else {
             return;
         };
         let device_id = opening.session.password.device_id;
@@ -126,9 +128,13 @@ impl Sessions {
 
     /// A session that was to close is still connected, and every further command in it is refused.
     pub(super) fn refused(&mut self, number: SessionNumber) {
-        // Without a change that was the cause there is nobody who waits for this.
-        if let Some(cause) = self.open.get(&number).and_then(|open| open.closing_for).filter(|cause| cause.0 > 0) {
-            self.report(Report::Refused(number, cause));
+        let Some(open) = self.open.get_mut(&number) else {
+            return;
+        };
+        match open.closing_for {
+            Some(cause) if cause.0 > 0 => self.report(Report::Refused(number, cause)),
+            // Nobody waits for this before the change arrives that is the cause.
+            _ => open.is_refused = true,
         }
     }
 
@@ -154,6 +160,9 @@ impl Sessions {
     pub(super) fn close(&mut self, number: SessionNumber, reason: Reason, cause: Revision) -> Option<Close> {
         let open = self.open.get_mut(&number).filter(|open| open.closing_for.is_none())?;
         open.closing_for = Some(cause);
+        if open.is_refused && cause.0 > 0 {
+            self.report(Report::Refused(number, cause));
+        }
         Some(Close { number, reason })
     }
 
@@ -315,6 +324,17 @@ mod tests {
         let (third, _) = sessions.open(opening(3, 5)).unwrap();
         sessions.closed(third);
         assert_eq!(sessions.take_reports(), [], "it came and went unreported");
+    }
+
+    #[test]
+    fn a_session_that_is_refused_before_its_change_arrives_is_reported_with_the_change() {
+        let mut sessions = following();
+        let (number, _) = sessions.open(opening(1, 4)).unwrap();
+        sessions.take_reports();
+        sessions.refused(number);
+        assert_eq!(sessions.take_reports(), []);
+        sessions.apply(&ends(1, 5));
+        assert_eq!(sessions.take_reports(), [Request::SessionsRefused { numbers: vec![number], cause: Revision(5) }]);
     }
 
     #[test]
