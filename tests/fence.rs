@@ -308,6 +308,12 @@ async fn without_a_store(freshness: Freshness) -> (Arc<Held>, Arc<MovedClock>, R
     let alice = address("alice@example.com");
     common::mailbox(&replica, &alice).await;
     let password = common::device(&replica, &alice, "Phone", None).await;
+    // A change that is applied after the record was read keeps it out of the cache.
+    let head = held.head(Revision::default()).await.expect("the store answers").revision;
+    while replica.feed.applied() < head {
+        replica.feed.hint();
+        tokio::task::yield_now().await;
+    }
     assert!(replica.login.authenticate(&attempt(&alice, &password)).await.expect("answered").is_allowed());
     held.is_away.store(true, Ordering::SeqCst);
     (held, clock, replica, alice, password, folder)
